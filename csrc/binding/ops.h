@@ -1,0 +1,10 @@
+// Every op family registers its functions through one of these.
+#pragma once
+
+#include <pybind11/pybind11.h>
+
+namespace facekernels {
+
+void bind_mlca(pybind11::module_& m);
+
+}  // namespace facekernels

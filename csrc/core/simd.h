@@ -1,0 +1,151 @@
+// Fixed-width vectors on the compiler's vector extensions: one source for SSE2, AVX2, AVX-512 and
+// NEON. Everything here lives in the namespace of the CPU variant being compiled, so code built for
+// a newer instruction set is never merged with code for an older one.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+#include <utility>
+
+#if defined(__F16C__)
+#include <immintrin.h>
+#endif
+
+#include "core/dispatch.h"
+#include "core/half.h"
+
+namespace facekernels::FK_CPU_VARIANT {
+
+#if defined(__AVX512F__)
+inline constexpr int kVectorBytes = 64;
+#elif defined(__AVX2__)
+inline constexpr int kVectorBytes = 32;
+#else
+inline constexpr int kVectorBytes = 16;
+#endif
+
+template <class T>
+inline constexpr int kLanes = kVectorBytes / static_cast<int>(sizeof(T));
+
+template <class T, int N>
+struct VectorType {
+  typedef T type __attribute__((vector_size(N * sizeof(T))));
+};
+template <class T>
+using Vec = typename VectorType<T, kLanes<T>>::type;
+
+// Integers as wide as T: lane indices and comparison results.
+template <class T>
+using IndexOf = std::conditional_t<sizeof(T) == 8, int64_t, int32_t>;
+
+template <class T>
+inline Vec<T> splat(T x) {
+  return x - Vec<T>{};
+}
+
+template <class T>
+inline Vec<T> iota() {
+  return []<int... I>(std::integer_sequence<int, I...>) {
+    return Vec<T>{static_cast<T>(I)...};
+  }(std::make_integer_sequence<int, kLanes<T>>{});
+}
+
+// kLanes<Accumulate<T>> consecutive elements, widened to the accumulator type.
+template <class T>
+inline Vec<Accumulate<T>> load(const T* p) {
+  using A = Accumulate<T>;
+  Vec<A> v;
+  if constexpr (std::is_same_v<T, A>) {
+    std::memcpy(&v, p, sizeof v);
+  } else if constexpr (std::is_same_v<T, BFloat16>) {
+    typename VectorType<uint16_t, kLanes<A>>::type bits;
+    std::memcpy(&bits, p, sizeof bits);
+    const auto words = __builtin_convertvector(bits, typename VectorType<uint32_t, kLanes<A>>::type)
+                       << 16;
+    std::memcpy(&v, &words, sizeof v);
+  } else {
+#if defined(__AVX512F__)
+    const __m512 wide = _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
+    std::memcpy(&v, &wide, sizeof v);
+#elif defined(__F16C__)
+    const __m256 wide = _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+    std::memcpy(&v, &wide, sizeof v);
+#else
+    for (int i = 0; i < kLanes<A>; ++i) v[i] = static_cast<A>(p[i]);
+#endif
+  }
+  return v;
+}
+
+template <class T>
+inline void store(T* p, Vec<Accumulate<T>> v) {
+  using A = Accumulate<T>;
+  if constexpr (std::is_same_v<T, A>) {
+    std::memcpy(p, &v, sizeof v);
+  } else {
+    T narrowed[kLanes<A>];
+    for (int i = 0; i < kLanes<A>; ++i) narrowed[i] = narrow<T>(v[i]);
+    std::memcpy(p, narrowed, sizeof narrowed);
+  }
+}
+
+// Lane j of the result comes from `a` where bit `kBit` of j is clear, from `b` where it is set;
+// `Swap` reads the partner lane j ^ kBit instead.
+template <int kBit, bool kSwap, class V>
+inline V interleave(V a, V b) {
+  constexpr int kCount = sizeof(V) / sizeof(a[0]);
+  return [&]<int... J>(std::integer_sequence<int, J...>) {
+    return __builtin_shufflevector(
+        a, b, ((kSwap ? J ^ kBit : J) + ((J & kBit) ? kCount : 0))...);
+  }(std::make_integer_sequence<int, kCount>{});
+}
+
+// Reduces as many vectors as a vector has lanes: lane j of the result is the reduction of rows[j].
+// A tree of two shuffles a step, so a row costs about two shuffles instead of 2 log2(lanes).
+template <class V, class Combine, int kBit = sizeof(V) / sizeof(V{}[0]) / 2>
+inline V reduce_rows(V* rows, Combine combine) {
+  if constexpr (kBit == 0) {
+    return rows[0];
+  } else {
+    for (int i = 0; i < kBit; ++i) {
+      rows[i] = combine(interleave<kBit, false>(rows[i], rows[i + kBit]),
+                        interleave<kBit, true>(rows[i], rows[i + kBit]));
+    }
+    return reduce_rows<V, Combine, kBit / 2>(rows, combine);
+  }
+}
+
+// As reduce_rows, for the maximum of each row and its index; equal values keep the lower index.
+// Lane j of values[0] and indices[0] is the result of row j.
+template <class V, class I, int kBit = sizeof(V) / sizeof(V{}[0]) / 2>
+inline void reduce_rows_argmax(V* values, I* indices) {
+  if constexpr (kBit > 0) {
+    for (int i = 0; i < kBit; ++i) {
+      const V a = interleave<kBit, false>(values[i], values[i + kBit]);
+      const V b = interleave<kBit, true>(values[i], values[i + kBit]);
+      const I at_a = interleave<kBit, false>(indices[i], indices[i + kBit]);
+      const I at_b = interleave<kBit, true>(indices[i], indices[i + kBit]);
+      const auto take_b = (b > a) | ((b == a) & (at_b < at_a));
+      values[i] = take_b ? b : a;
+      indices[i] = take_b ? at_b : at_a;
+    }
+    reduce_rows_argmax<V, I, kBit / 2>(values, indices);
+  }
+}
+
+// Reduction over the lanes of one vector, in a fixed tree order.
+template <class V, class Combine>
+inline auto reduce(V v, Combine combine) {
+  constexpr int kCount = sizeof(V) / sizeof(v[0]);
+  [&]<int... S>(std::integer_sequence<int, S...>) {
+    ((kCount >> (S + 1) ? void(v = combine(v, interleave<(kCount >> (S + 1)), true>(v, v))) : void()),
+     ...);
+  }(std::make_integer_sequence<int, 4>{});
+  return v[0];
+}
+
+inline constexpr auto add = [](auto a, auto b) { return a + b; };
+inline constexpr auto maximum = [](auto a, auto b) { return b > a ? b : a; };
+inline constexpr auto minimum = [](auto a, auto b) { return b < a ? b : a; };
+
+}  // namespace facekernels::FK_CPU_VARIANT

@@ -1,0 +1,91 @@
+#include "binding/launch.h"
+#include "binding/ops.h"
+#include "core/check.h"
+#include "core/dispatch.h"
+#include "mlca/mlca.h"
+
+namespace facekernels {
+namespace {
+
+using namespace mlca;
+
+// [G, B, C, H, W] whose H and W walk memory as one dimension.
+MapLayout layout_of(const char* name, const TensorView& x) {
+  check_lazy(x.ndim == 5, [&] {
+    return std::string(name) + " must be [G, B, C, H, W], got shape " +
+           shape_string(x.shape, x.ndim);
+  });
+  const int64_t height = x.size(3), width = x.size(4);
+  const int64_t stride = width > 1 ? x.stride(4) : height > 1 ? x.stride(3) : 1;
+  const bool flat = height <= 1 || width <= 1 || x.stride(3) == width * x.stride(4);
+  check_lazy(flat && (stride == 1 || x.stride(2) == 1 || x.size(2) == 1), [&] {
+    return std::string(name) + " must be contiguous in [C, H, W] or in [H, W, C], got strides " +
+           shape_string(x.strides, x.ndim);
+  });
+  check_lazy(height * width > 0 || x.numel() == 0, [&] {
+    return std::string(name) + " must have a map of at least one position";
+  });
+  return {x.size(0),   x.size(1),   x.size(2),   height * width,
+          x.stride(0), x.stride(1), x.stride(2), stride};
+}
+
+void mlca_forward(const TensorView& x, const TensorView& w1, const TensorView& b1,
+                  const TensorView& w2, const TensorView& b2, bool average, const TensorView& out,
+                  const TensorView& scale, const TensorView& mean, const TensorView& max,
+                  const TensorView& relu_mean, const TensorView& argmax) {
+  const MapLayout m = layout_of("x", x);
+  const DType acc = accumulate_dtype(x.dtype);
+  const int64_t g = m.groups, b = m.batch, c = m.channels, r = w1.ndim == 3 ? w1.size(1) : 0;
+  check_dense("w1", w1, acc, x.device, {g, r, c});
+  check_dense("b1", b1, acc, x.device, {g, r});
+  check_dense("w2", w2, acc, x.device, {g, c, r});
+  check_dense("b2", b2, acc, x.device, {g, c});
+  check_dense("out", out, x.dtype, x.device, {g, b, c});
+  check_dense("scale", scale, acc, x.device, {g, b, c});
+  check_dense("mean", mean, acc, x.device, {g, b, c});
+  check_dense("max", max, acc, x.device, {g, b, c});
+  check_dense("argmax", argmax, DType::kInt32, x.device, {g, b, c});
+  if (average) check_dense("relu_mean", relu_mean, acc, x.device, {g, b, c});
+  if (m.rows() == 0) return;
+  launch_on(x.device,
+            ForwardArgs{m, x.dtype, r, average, x.data, w1.data, b1.data, w2.data, b2.data,
+                        out.data, scale.data, mean.data, max.data,
+                        average ? relu_mean.data : nullptr, argmax.data_as<int32_t>()},
+            &forward_cpu, &forward_cuda);
+}
+
+// `x` is read only for average pooling; otherwise any tensor without elements stands for it.
+void mlca_backward(const TensorView& d_mean, const TensorView& d_max, const TensorView& argmax,
+                   const TensorView& d_relu_mean, const TensorView& x, const TensorView& dx) {
+  const MapLayout m = layout_of("dx", dx);
+  const DType acc = accumulate_dtype(dx.dtype);
+  const int64_t g = m.groups, b = m.batch, c = m.channels;
+  check_dense("d_mean", d_mean, acc, dx.device, {g, b, c});
+  check_dense("d_max", d_max, acc, dx.device, {g, b, c});
+  check_dense("argmax", argmax, DType::kInt32, dx.device, {g, b, c});
+  const bool average = d_relu_mean.numel() > 0;
+  if (average) {
+    check_dense("d_relu_mean", d_relu_mean, acc, dx.device, {g, b, c});
+    check_dtype("x", x, dx.dtype);
+    check_device("x", x, dx.device);
+    const MapLayout of_x = layout_of("x", x);
+    check(of_x.stride_group == m.stride_group && of_x.stride_batch == m.stride_batch &&
+              of_x.stride_channel == m.stride_channel &&
+              of_x.stride_position == m.stride_position && of_x.positions == m.positions,
+          "x and dx must have the same strides");
+  }
+  if (m.rows() == 0) return;
+  launch_on(dx.device,
+            BackwardArgs{m, dx.dtype, d_mean.data, d_max.data, argmax.data_as<int32_t>(),
+                         average ? d_relu_mean.data : nullptr, average ? x.data : nullptr, dx.data},
+            &backward_cpu, &backward_cuda);
+}
+
+}  // namespace
+
+void bind_mlca(py::module_& m) {
+  m.def("mlca_forward", &mlca_forward);
+  m.def("mlca_backward", &mlca_backward);
+}
+
+}  // namespace facekernels

@@ -1,0 +1,43 @@
+"""Fused CPU and CUDA kernels for face analysis, as drop-in PyTorch ops.
+
+Importing is cheap and never touches a GPU. See `facekernels.ops`, `facekernels.nn`, and the
+`facekernels` command.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from facekernels._native import backends, built_archs, has_cuda
+from facekernels._op import backend, current_backend
+from facekernels._version import __version__
+
+if TYPE_CHECKING:
+    from facekernels import nn as nn
+    from facekernels import ops as ops
+    from facekernels import reference as reference
+
+_LAZY = ("nn", "ops", "reference")
+
+__all__ = [
+    "__version__",
+    "backend",
+    "backends",
+    "built_archs",
+    "current_backend",
+    "has_cuda",
+    "nn",
+    "ops",
+    "reference",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LAZY:
+        return import_module(f"facekernels.{name}")
+    raise AttributeError(f"module 'facekernels' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_LAZY])
