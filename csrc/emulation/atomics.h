@@ -6,7 +6,7 @@
 #include <cstdint>
 #include <type_traits>
 
-#include "cuda_types.h"
+#include "half_types.h"
 
 namespace facekernels::emulation {
 
@@ -46,10 +46,10 @@ T atomic_update(T* address, Update update) {
 }
 
 // The same for the half-precision types, which std::atomic_ref cannot hold.
-template <class Bits, class T, class Update>
-T atomic_update_bits(T* address, Update update) {
-  const Bits old = atomic_update(reinterpret_cast<Bits*>(address), [&](Bits bits) {
-    return std::bit_cast<Bits>(update(std::bit_cast<T>(bits)));
+template <class T, class Update>
+T atomic_update_16_bits(T* address, Update update) {
+  const uint16_t old = atomic_update(reinterpret_cast<uint16_t*>(address), [&](uint16_t bits) {
+    return std::bit_cast<uint16_t>(update(std::bit_cast<T>(bits)));
   });
   return std::bit_cast<T>(old);
 }
@@ -70,16 +70,18 @@ T atomicAdd(T* address, std::type_identity_t<T> value)
   return facekernels::emulation::atomic_update(address, [value](T old) { return old + value; });
 }
 
-#define FK_EMU_ATOMIC_ADD(T, Bits)                                                         \
-  inline T atomicAdd(T* address, T value) {                                                \
-    return facekernels::emulation::atomic_update_bits<Bits>(address,                       \
-                                                            [value](T old) { return old + value; }); \
+// Pairs are added element by element: CUDA does not promise more.
+#define FK_EMU_ATOMIC_ADD_HALF(T, Pair)                                                         \
+  inline T atomicAdd(T* address, T value) {                                                     \
+    return facekernels::emulation::atomic_update_16_bits(address,                               \
+                                                         [value](T old) { return old + value; }); \
+  }                                                                                             \
+  inline Pair atomicAdd(Pair* address, Pair value) {                                            \
+    return {atomicAdd(&address->x, value.x), atomicAdd(&address->y, value.y)};                  \
   }
-FK_EMU_ATOMIC_ADD(__half, uint16_t)
-FK_EMU_ATOMIC_ADD(__half2, uint32_t)
-FK_EMU_ATOMIC_ADD(__nv_bfloat16, uint16_t)
-FK_EMU_ATOMIC_ADD(__nv_bfloat162, uint32_t)
-#undef FK_EMU_ATOMIC_ADD
+FK_EMU_ATOMIC_ADD_HALF(__half, __half2)
+FK_EMU_ATOMIC_ADD_HALF(__nv_bfloat16, __nv_bfloat162)
+#undef FK_EMU_ATOMIC_ADD_HALF
 
 template <class T>
 T atomicSub(T* address, std::type_identity_t<T> value)

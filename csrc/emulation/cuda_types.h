@@ -1,10 +1,6 @@
-// Qualifiers, vector and half-precision types (from the toolkit's own host headers) and the
-// built-in variables.
+// Qualifiers, dim3 and cudaStream_t (from the toolkit's own host headers), and the built-in
+// variables.
 #pragma once
-
-#include <cmath>
-#include <cstddef>
-#include <cstdint>
 
 // Before the toolkit headers: host_defines.h makes every qualifier empty outside nvcc, except a
 // __shared__ that is already defined. A bare __shared__ array works, but unchecked: FK_SHARED is
@@ -12,10 +8,7 @@
 #define __shared__ static thread_local
 #define __launch_bounds__(...)
 
-#include <cuda_bf16.h>
-#include <cuda_fp16.h>
 #include <driver_types.h>
-#include <vector_functions.h>
 #include <vector_types.h>
 
 // Real objects rather than macros, so that members called gridDim in toolkit structs survive.

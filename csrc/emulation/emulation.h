@@ -11,6 +11,7 @@
 #include "atomics.h"
 #include "block_functions.h"
 #include "cuda_types.h"
+#include "half_types.h"
 #include "launch.h"
 #include "math_functions.h"
 #include "memory_functions.h"

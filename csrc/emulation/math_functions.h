@@ -7,7 +7,7 @@
 #include <cstdint>
 #include <type_traits>
 
-#include "cuda_types.h"
+#include "half_types.h"
 
 // ----------------------------------------------------------------------------- integer
 

@@ -7,6 +7,7 @@
 #include <functional>
 #include <type_traits>
 
+#include "half_types.h"
 #include "runtime.h"
 
 namespace facekernels::emulation {

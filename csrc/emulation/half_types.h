@@ -1,0 +1,9 @@
+// float4 and friends with their make_ functions, __half and __nv_bfloat16: the toolkit's headers
+// work on the host, except for what math_functions.h and atomics.h add.
+#pragma once
+
+#include "cuda_types.h"
+
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+#include <vector_functions.h>
