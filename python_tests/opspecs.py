@@ -1,7 +1,7 @@
 """One OpSpec per public op: what test_ops.py generates its tests from, and what the benchmarks and
 the support table rely on. A new op family adds its specs at the end of this file.
 
-Samples are made in float64 on the CPU; tests convert them to the dtype, device and layout they need.
+Samples are made in float64 on the CPU; tests convert them to the dtype and device they need.
 """
 
 from __future__ import annotations
@@ -115,7 +115,9 @@ def _mlca_samples(pools: tuple[str, ...] = ()) -> Iterator[Sample]:
         weights = _gate_weights(gen, g, c, r)
         small = x.numel() < 2000
         layouts = {"": lambda t: t, "-channels_last": channels_last, "-sliced": sliced}
-        for suffix, layout in layouts.items() if name in ("odd", "face", "large") else [("", sliced)]:
+        for suffix, layout in (
+            layouts.items() if name in ("odd", "face", "large") else [("", sliced)]
+        ):
             for pool in pools or (None,):
                 kwargs = {} if pool is None else {"pool": pool}
                 label = f"{name}{suffix}" + (f"-{pool}" if pool else "")

@@ -62,9 +62,7 @@ def gradients(
     ]
     gen = torch.Generator().manual_seed(seed)
     outputs = [o for o in as_tuple(function(*args, **sample.kwargs)) if o.requires_grad]
-    projections = [
-        torch.randn(o.shape, generator=gen, dtype=torch.float64).to(o) for o in outputs
-    ]
+    projections = [torch.randn(o.shape, generator=gen, dtype=torch.float64).to(o) for o in outputs]
     return torch.autograd.grad(outputs, [args[i] for i in wrt], projections)
 
 
@@ -100,7 +98,9 @@ def test_gradient(spec: OpSpec, sample: Sample, dtype: torch.dtype) -> None:
         assert error <= spec.tolerance
     else:
         eager = gradients(spec.reference, call, spec.differentiable)
-        eager_error = worst(tuple(g.double() / scale for g in eager), tuple(w / scale for w in want))
+        eager_error = worst(
+            tuple(g.double() / scale for g in eager), tuple(w / scale for w in want)
+        )
         assert error <= 2 * eager_error + 8 * torch.finfo(dtype).eps
 
 
@@ -121,7 +121,9 @@ def test_emulated_cuda(spec: OpSpec, sample: Sample, dtype: torch.dtype) -> None
     if spec.differentiable:
         want = gradients(spec.op, call, spec.differentiable)
         scale = max([1.0, *(w.abs().max().item() for w in want if w.numel())])
-        error = worst(tuple(g.double() / scale for g in got), tuple(w.double() / scale for w in want))
+        error = worst(
+            tuple(g.double() / scale for g in got), tuple(w.double() / scale for w in want)
+        )
         assert error <= 4 * tolerance
 
 
@@ -142,9 +144,7 @@ def test_gradcheck(spec: OpSpec, sample: Sample) -> None:
 
 
 @cases(FIRST)
-def test_opcheck(
-    spec: OpSpec, sample: Sample, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_opcheck(spec: OpSpec, sample: Sample, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every native op the call launches satisfies torch.library.opcheck."""
     launched: list[tuple[_op.Op, tuple[Any, ...]]] = []
     original = _op.launch
@@ -154,9 +154,9 @@ def test_opcheck(
         launched.append((op, tuple(a.detach() if isinstance(a, Tensor) else a for a in args)))
 
     for module in list(sys.modules.values()):
-        if getattr(module, "__name__", "").startswith("facekernels.ops."):
-            if hasattr(module, "launch"):
-                monkeypatch.setattr(module, "launch", record)
+        name = getattr(module, "__name__", "")
+        if name.startswith("facekernels.ops.") and hasattr(module, "launch"):
+            monkeypatch.setattr(module, "launch", record)
     call = sample.to(torch.float32)
     spec(call)
     if spec.differentiable:
@@ -217,9 +217,7 @@ def test_autocast_changes_nothing(spec: OpSpec, sample: Sample) -> None:
 def test_vmap(spec: OpSpec, sample: Sample) -> None:
     call = sample.to(torch.float64)
     first = torch.stack([call.args[0], 2 * call.args[0]])
-    batched = as_tuple(
-        torch.func.vmap(lambda x: spec.op(x, *call.args[1:], **call.kwargs))(first)
-    )
+    batched = as_tuple(torch.func.vmap(lambda x: spec.op(x, *call.args[1:], **call.kwargs))(first))
     for i in range(2):
         single = as_tuple(spec.op(first[i], *call.args[1:], **call.kwargs))
         assert worst(tuple(b[i] for b in batched), single) <= 1e-12

@@ -59,14 +59,9 @@ void BlockEngine::release_barrier_if_complete() {
   for (uint32_t i = 0; i < thread_count_; ++i) {
     Fiber& fiber = fibers_[i];
     switch (fiber.operation) {
-      case Operation::kSyncThreadsCount:
-        fiber.barrier_result = holds;
-        break;
-      case Operation::kSyncThreadsAnd:
-        fiber.barrier_result = holds == waiting;
-        break;
-      default:
-        fiber.barrier_result = holds != 0;
+      case Operation::kSyncThreadsCount: fiber.barrier_result = holds; break;
+      case Operation::kSyncThreadsAnd: fiber.barrier_result = holds == waiting; break;
+      default: fiber.barrier_result = holds != 0;
     }
   }
   at_barrier_ = 0;

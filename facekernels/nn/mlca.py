@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -80,7 +80,9 @@ class MLCA(nn.Module):
         self.pool = pool
         self.spatial = spatial
         self.nets = nn.ModuleList(
-            _Branch(self.in_channels, self.out_channels, reduction, kernel_size, spatial, lanet_drop)
+            _Branch(
+                self.in_channels, self.out_channels, reduction, kernel_size, spatial, lanet_drop
+            )
             for _ in range(branches)
         )
 
@@ -96,25 +98,30 @@ class MLCA(nn.Module):
             pooled = mlca_gate(features, *gate, pool=self.pool)
         else:
             gated = channel_gate(features, *gate)
-            maps = [net.spatial_attention(c) for net, c in zip(self.nets, gated, strict=True)]  # type: ignore[operator]
+            maps = [
+                net.spatial_attention(c) for net, c in zip(self._branches(), gated, strict=True)
+            ]
             flat = torch.relu(torch.stack(maps)).flatten(3)
             pooled = flat.max(-1).values if self.pool == "max" else flat.mean(-1)
-        return torch.stack([net.norm(v) for net, v in zip(self.nets, pooled, strict=True)])  # type: ignore[operator]
+        return torch.stack([net.norm(v) for net, v in zip(self._branches(), pooled, strict=True)])
+
+    def _branches(self) -> list[_Branch]:
+        return cast(list[_Branch], list(self.nets))
 
     def _multi_level_features(self, x: Tensor) -> Tensor:
         """One convolution per level for all branches: [G, B, C, H, W]."""
         branches = len(self.nets)
         levels = []
         for j, level in enumerate(x.split(self.in_channels, dim=1)):
-            weight = torch.cat([net.conv.convs[j].weight for net in self.nets])  # type: ignore[union-attr,index]
+            weight = torch.cat([net.conv.convs[j].weight for net in self._branches()])
             y = nn.functional.conv2d(level, weight, padding="same")
             levels.append(y.unflatten(1, (branches, self.out_channels[j])))
         return torch.cat(levels, dim=2).transpose(0, 1)
 
     def _gate_weights(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        layers = [net.channel_attention.mlp for net in self.nets]  # type: ignore[union-attr]
+        layers = [net.channel_attention.mlp for net in self._branches()]
         w1, b1, w2, b2 = (
-            torch.stack([getattr(mlp[i], name) for mlp in layers])  # type: ignore[index]
+            torch.stack([getattr(mlp[i], name) for mlp in layers])
             for i, name in ((1, "weight"), (1, "bias"), (3, "weight"), (3, "bias"))
         )
         return w1, b1, w2, b2
@@ -140,17 +147,8 @@ class _Branch(nn.Module):
     ) -> None:
         super().__init__()
         channels = sum(out_channels)
-        self.conv = nn.Module()
-        self.conv.convs = nn.ModuleList(
-            nn.Conv2d(i, o, kernel_size, padding=kernel_size // 2, bias=False)
-            for i, o in zip(in_channels, out_channels, strict=True)
-        )
-        self.channel_attention = nn.Module()
-        hidden = max(1, channels // reduction)
-        # Indices 1 and 3: the published MLP starts with a Flatten and has a ReLU between.
-        self.channel_attention.mlp = nn.Sequential(
-            nn.Flatten(), nn.Linear(channels, hidden), nn.ReLU(), nn.Linear(hidden, channels)
-        )
+        self.conv = _LevelConvs(in_channels, out_channels, kernel_size)
+        self.channel_attention = _Gate(channels, max(1, channels // reduction))
         if spatial == "cbam":
             self.spatial_attention: nn.Module = SpatialGate()
         elif spatial == "lanet":
@@ -158,9 +156,28 @@ class _Branch(nn.Module):
         self.norm = nn.BatchNorm1d(channels, eps=2e-5)
 
 
+class _LevelConvs(nn.Module):
+    def __init__(self, ins: tuple[int, ...], outs: tuple[int, ...], kernel_size: int) -> None:
+        super().__init__()
+        self.convs = nn.ModuleList(
+            nn.Conv2d(i, o, kernel_size, padding=kernel_size // 2, bias=False)
+            for i, o in zip(ins, outs, strict=True)
+        )
+
+
+class _Gate(nn.Module):
+    def __init__(self, channels: int, hidden: int) -> None:
+        super().__init__()
+        # Indices 1 and 3: the published MLP starts with a Flatten and has a ReLU between.
+        self.mlp = nn.Sequential(
+            nn.Flatten(), nn.Linear(channels, hidden), nn.ReLU(), nn.Linear(hidden, channels)
+        )
+
+
 class SpatialGate(nn.Module):
     """CBAM's spatial gate: x [B, C, H, W] times a map in (0, 1) made from its channel maximum and
-    mean by a convolution and BatchNorm. Source: CBAM (arXiv 1807.06521, equation 3)."""
+    mean by a convolution and BatchNorm. Source: CBAM (arXiv 1807.06521, equation 3).
+    """
 
     def __init__(self, kernel_size: int = 7) -> None:
         super().__init__()

@@ -263,7 +263,9 @@ __device__ int sum_down(int n, const int* values) {  // report: stack_overflow
   return n > 0 ? sum_down(n - 1, values) + frame[n & 255] : *values;
 }
 
-__global__ void __launch_bounds__(32) stack_overflow(int* y, int depth) { *y = sum_down(depth, y); }
+__global__ void __launch_bounds__(32) stack_overflow(int* y, int depth) {
+  *y = sum_down(depth, y);
+}
 
 // -------------------------------------------------------------------- asynchronous copies
 
@@ -586,4 +588,6 @@ int run(const std::string& name) {
 }  // namespace
 }  // namespace facekernels
 
-int main(int argc, char** argv) { return facekernels::run(argc > 1 ? argv[1] : ""); }
+int main(int argc, char** argv) {
+  return facekernels::run(argc > 1 ? argv[1] : "");
+}
