@@ -151,3 +151,6 @@ SPECS: tuple[OpSpec, ...] = (
         differentiable=(0, 1, 2, 3, 4),
     ),
 )
+
+# Public functions that are plain PyTorch: no kernel, so no OpSpec; they have their own tests.
+PLAIN: tuple[str, ...] = ()
