@@ -61,4 +61,6 @@ def one_of(name: str, value: Any, allowed: tuple[str, ...]) -> None:
 
 def resolve_neg(t: Tensor) -> Tensor:
     """Kernels read memory: a lazily negated view (`z.conj().imag`) must be negated first."""
-    return t.resolve_neg() if t.is_neg() else t
+    if torch.compiler.is_compiling() or t.is_neg():
+        return t.resolve_neg()
+    return t

@@ -59,7 +59,7 @@ void copy_async(void* destination, const void* source, size_t bytes, size_t zero
   if (sanitizer::is_poisoned(source, bytes - zero_fill)) reject("the source is out of bounds");
 
   Fiber& fiber = *engine.running();
-  PendingCopy copy{destination, source, bytes, zero_fill, fiber.copy_group, false};
+  PendingCopy copy{destination, source, bytes, zero_fill, fiber.copy_group, false, where};
   show_access(copy);
   if (moves_at_issue(engine)) move(engine.shared(), copy);
   fiber.copies.push_back(copy);

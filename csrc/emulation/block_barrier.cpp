@@ -39,11 +39,11 @@ void BlockEngine::check_barrier(const Fiber& first) const {
   if (alive_ == thread_count_) return;
   uint32_t exited = 0;
   while (fibers_[exited].state != ThreadState::kExited) ++exited;
-  engine.fail(fibers_[exited],
-              std::string("divergent barrier: this thread has exited before ") +
-                  operation_name(first.operation) + " at " + location_text(first.where) +
-                  ", where others wait (" + std::to_string(thread_count_ - alive_) + " of " +
-                  std::to_string(thread_count_) + " threads have exited)");
+  engine.fail(fibers_[exited], std::string("divergent barrier: this thread has exited before ") +
+                                   operation_name(first.operation) + " at " +
+                                   location_text(first.where) + ", where others wait (" +
+                                   std::to_string(thread_count_ - alive_) + " of " +
+                                   std::to_string(thread_count_) + " threads have exited)");
 }
 
 void BlockEngine::release_barrier_if_complete() {

@@ -78,6 +78,7 @@ class BlockEngine {
   void set_thread_indices();
   void name_fiber(const Fiber& fiber);
   void start_block(uint64_t block);
+  void order_abandoned_threads();
 
   void switch_to(Fiber* target);  // null: back to run_block
   Fiber* next_ready();

@@ -124,10 +124,11 @@ std::string BlockEngine::describe_all_threads() const {
 // ThreadSanitizer prints the name of a thread in its reports; it keeps 63 characters.
 void BlockEngine::name_fiber(const Fiber& fiber) {
   if (!__tsan_set_fiber_name) return;
-  char name[64];
-  std::snprintf(name, sizeof name, "%.20s block %s thread %s", launch_->kernel_name,
-                index_text(block_index_).c_str(), index_text(fiber.thread_index).c_str());
-  __tsan_set_fiber_name(fiber.tsan_fiber, name);
+  constexpr size_t kMaxLength = 63;
+  const std::string place =
+      " block " + index_text(block_index_) + " thread " + index_text(fiber.thread_index);
+  const std::string name = std::string(launch_->kernel_name).substr(0, kMaxLength - place.size());
+  __tsan_set_fiber_name(fiber.tsan_fiber, (name + place).c_str());
 }
 
 }  // namespace facekernels::emulation

@@ -241,8 +241,8 @@ unsigned __match_all_sync(unsigned mask, T value, int* predicate, FK_EMU_HERE) {
 
 // -------------------------------------------------------------------------- reductions
 
-#define FK_EMU_REDUCTION(name, T, Function)                                     \
-  inline T name(unsigned mask, T value, FK_EMU_HERE) {                          \
+#define FK_EMU_REDUCTION(name, T, Function)                                        \
+  inline T name(unsigned mask, T value, FK_EMU_HERE) {                             \
     return facekernels::emulation::reduce<Function>(mask, value, fk_emu_location); \
   }
 

@@ -42,7 +42,7 @@ struct ForwardArgs {
   void* mean;      // [G, B, C]
   void* max;       // [G, B, C]
   void* relu_mean; // [G, B, C]; only for pool = average
-  int32_t* argmax; // [G, B, C]; lowest index among equal maxima
+  int32_t* argmax;  // [G, B, C], lowest index among equal maxima; null where no gradient follows
 };
 
 // dx_p = d_mean / P + d_max [p = argmax] + d_relu_mean / P [x_p > 0]

@@ -29,6 +29,7 @@ MapLayout layout_of(const char* name, const TensorView& x) {
           x.stride(0), x.stride(1), x.stride(2), stride};
 }
 
+// `relu_mean` and `argmax` may be tensors without elements: then they are not computed.
 void mlca_forward(const TensorView& x, const TensorView& w1, const TensorView& b1,
                   const TensorView& w2, const TensorView& b2, bool average, const TensorView& out,
                   const TensorView& scale, const TensorView& mean, const TensorView& max,
@@ -44,13 +45,15 @@ void mlca_forward(const TensorView& x, const TensorView& w1, const TensorView& b
   check_dense("scale", scale, acc, x.device, {g, b, c});
   check_dense("mean", mean, acc, x.device, {g, b, c});
   check_dense("max", max, acc, x.device, {g, b, c});
-  check_dense("argmax", argmax, DType::kInt32, x.device, {g, b, c});
+  const bool with_argmax = argmax.numel() > 0;
+  if (with_argmax) check_dense("argmax", argmax, DType::kInt32, x.device, {g, b, c});
   if (average) check_dense("relu_mean", relu_mean, acc, x.device, {g, b, c});
   if (m.rows() == 0) return;
   launch_on(x.device,
             ForwardArgs{m, x.dtype, r, average, x.data, w1.data, b1.data, w2.data, b2.data,
                         out.data, scale.data, mean.data, max.data,
-                        average ? relu_mean.data : nullptr, argmax.data_as<int32_t>()},
+                        average ? relu_mean.data : nullptr,
+                        with_argmax ? argmax.data_as<int32_t>() : nullptr},
             &forward_cpu, &forward_cuda);
 }
 

@@ -54,7 +54,7 @@ __device__ __forceinline__ void write_stats(const ForwardArgs& args, int64_t row
   const A count = static_cast<A>(args.layout.positions);
   static_cast<A*>(args.mean)[row] = s.sum / count;
   static_cast<A*>(args.max)[row] = s.max;
-  args.argmax[row] = s.index;
+  if (args.argmax) args.argmax[row] = s.index;
   if (args.average) static_cast<A*>(args.relu_mean)[row] = s.relu_sum / count;
 }
 

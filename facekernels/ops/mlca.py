@@ -143,15 +143,14 @@ def _prepare(
     _check.shape("b2", b2, (groups, channels), "[G, C]")
     # Statistics, and so the gate, are kept in float32, or float64 for float64 maps.
     exact = torch.float64 if x.dtype is torch.float64 else torch.float32
-    weights = (w1.to(exact), b1.to(exact), w2.to(exact), b2.to(exact))
-    return x, weights, four_d
+    w1, b1, w2, b2 = (_check.resolve_neg(w).to(exact) for w in (w1, b1, w2, b2))
+    return _check.resolve_neg(x), (w1, b1, w2, b2), four_d
 
 
 def _run(x: Tensor, weights: tuple[Tensor, ...], average: bool) -> _Result:
-    x = _check.resolve_neg(x)
     if torch.is_grad_enabled() and (x.requires_grad or any(w.requires_grad for w in weights)):
         return _Result(*_Gate.apply(x, *weights, average))
-    return _forward(x, weights, average)
+    return _forward(x, weights, average, with_argmax=False)
 
 
 def _with_flat_map(x: Tensor) -> Tensor:
@@ -165,14 +164,16 @@ def _with_flat_map(x: Tensor) -> Tensor:
     return x.contiguous()
 
 
-def _forward(x: Tensor, weights: tuple[Tensor, ...], average: bool) -> _Result:
+def _forward(
+    x: Tensor, weights: tuple[Tensor, ...], average: bool, with_argmax: bool
+) -> _Result:
     x = _with_flat_map(x)
     shape, exact = x.shape[:3], weights[0].dtype
     w1, b1, w2, b2 = (w.contiguous() for w in weights)
     out = torch.empty(shape, dtype=x.dtype, device=x.device)
     scale, mean, maximum = (torch.empty(shape, dtype=exact, device=x.device) for _ in range(3))
     relu_mean = torch.empty(shape if average else (0,), dtype=exact, device=x.device)
-    argmax = torch.empty(shape, dtype=torch.int32, device=x.device)
+    argmax = torch.empty(shape if with_argmax else (0,), dtype=torch.int32, device=x.device)
     launch(_FORWARD, x, w1, b1, w2, b2, average, out, scale, mean, maximum, relu_mean, argmax)
     return _Result(out, scale, mean, maximum, relu_mean, argmax)
 
@@ -184,7 +185,7 @@ class _Gate(torch.autograd.Function):
     def forward(  # type: ignore[override]
         ctx: Any, x: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor, average: bool
     ) -> tuple[Tensor, ...]:
-        result = _forward(x, (w1, b1, w2, b2), average)
+        result = _forward(x, (w1, b1, w2, b2), average, with_argmax=True)
         ctx.set_materialize_grads(False)
         ctx.mark_non_differentiable(result.argmax)
         ctx.average = average
