@@ -14,9 +14,10 @@ from facekernels import ops, reference
 _REDUCTION = 16
 
 
-def _inputs(shape: tuple[int, ...], channels_last: bool, backward: bool,
-            device: torch.device) -> tuple[Tensor, ...]:  # fmt: skip
-    g, b, c, h, w = shape
+def _inputs(
+    shape: tuple[int, ...], channels_last: bool, backward: bool, device: torch.device
+) -> tuple[Tensor, ...]:
+    g, b, c, *_ = shape
     r = c // _REDUCTION
     x = torch.randn(shape, device=device)
     if channels_last:
@@ -32,8 +33,9 @@ def _inputs(shape: tuple[int, ...], channels_last: bool, backward: bool,
     return (*(t.requires_grad_() for t in (x, *weights)), torch.randn(g, b, c, device=device))
 
 
-def _setup(shape: tuple[int, ...], channels_last: bool, backward: bool,
-           device: torch.device) -> Workload:  # fmt: skip
+def _setup(
+    shape: tuple[int, ...], channels_last: bool, backward: bool, device: torch.device
+) -> Workload:
     g, b, c, h, w = shape
     implementations = {
         OURS: ops.mlca_gate,
@@ -57,8 +59,15 @@ def _setup(shape: tuple[int, ...], channels_last: bool, backward: bool,
     )
 
 
-def _case(g: int, b: int, side: int, *, backward: bool = False, channels_last: bool = False,
-          quick: bool = False) -> Case:  # fmt: skip
+def _case(
+    g: int,
+    b: int,
+    side: int,
+    *,
+    backward: bool = False,
+    channels_last: bool = False,
+    quick: bool = False,
+) -> Case:
     shape = (g, b, 512, side, side)
     return Case(
         "mlca_gate",

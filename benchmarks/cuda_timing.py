@@ -70,9 +70,7 @@ def rotating_inputs(make_inputs: Callable[[], tuple[Any, ...]]) -> list[tuple[An
     return [first, *(make_inputs() for _ in range(count - 1))]
 
 
-def _all_sets(
-    function: Callable[..., Any], sets: list[tuple[Any, ...]]
-) -> Callable[[], None]:
+def _all_sets(function: Callable[..., Any], sets: list[tuple[Any, ...]]) -> Callable[[], None]:
     def run() -> None:
         for inputs in sets:
             function(*inputs)

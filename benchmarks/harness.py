@@ -12,6 +12,7 @@ import gc
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from statistics import median, quantiles
 from typing import Any
 
@@ -22,6 +23,8 @@ from benchmarks import cuda_timing
 
 OURS = "facekernels"
 CEILING = "copy of the same bytes"
+# Yardsticks that do less than the op: shown, but no peers.
+FLOORS = frozenset({CEILING, "torch.mul (floor)"})
 
 Inputs = tuple[Any, ...]
 Implementation = Callable[..., Any]  # called with one Inputs
@@ -125,8 +128,13 @@ def interleave(
     return {name: Timing.of(values) for name, values in samples.items()}
 
 
-def run_case(case: Case, device: torch.device, clock: Callable[[], float] = CPU_CLOCK,
-             seconds: float = 3.0, ceilings: Mapping[str, float] | None = None) -> dict[str, Any]:  # fmt: skip
+def run_case(
+    case: Case,
+    device: torch.device,
+    clock: Callable[[], float] = CPU_CLOCK,
+    seconds: float = 3.0,
+    ceilings: Mapping[str, float] | None = None,
+) -> dict[str, Any]:
     """Measure one case; the result is a row of the JSON file."""
     torch.compiler.reset()  # or the recompilation limit turns compiled peers into eager ones
     workload = case.setup(device)
@@ -135,6 +143,7 @@ def run_case(case: Case, device: torch.device, clock: Callable[[], float] = CPU_
     errors = {
         name: _error(function, workload, inputs)
         for name, function in workload.implementations.items()
+        if name not in FLOORS
     }
     functions = dict(workload.implementations)
     if workload.bytes:
@@ -144,7 +153,7 @@ def run_case(case: Case, device: torch.device, clock: Callable[[], float] = CPU_
     if device.type == "cuda":
         timings, notes = cuda_timing.interleave(functions, workload.make_inputs, seconds)
     else:
-        bound = {name: _bind(function, inputs) for name, function in functions.items()}
+        bound = {name: partial(function, *inputs) for name, function in functions.items()}
         timings, notes = interleave(bound, clock, seconds), {}
     return {
         "family": case.family,
@@ -161,9 +170,10 @@ def run_case(case: Case, device: torch.device, clock: Callable[[], float] = CPU_
     }
 
 
-def measure_ceilings(device: torch.device, clock: Callable[[], float] = CPU_CLOCK,
-                     seconds: float = 1.0) -> dict[str, float]:  # fmt: skip
-    """What the machine can do with these threads: large copy and triad in GB/s, sgemm in GFLOP/s."""
+def measure_ceilings(
+    device: torch.device, clock: Callable[[], float] = CPU_CLOCK, seconds: float = 1.0
+) -> dict[str, float]:
+    """What these threads can do: large copy and triad in GB/s, sgemm in GFLOP/s."""
     # Beyond any cache: 3 x 128 MiB on a CPU, 3 x 1 GiB on a GPU.
     n = 1 << (28 if device.type == "cuda" else 25)
     m = 8192 if device.type == "cuda" else 1024
@@ -177,7 +187,7 @@ def measure_ceilings(device: torch.device, clock: Callable[[], float] = CPU_CLOC
     if device.type == "cuda":
         best, _ = cuda_timing.interleave(functions, lambda: (), seconds, graphs=False)
     else:
-        best = interleave({k: _bind(f, ()) for k, f in functions.items()}, clock, seconds)
+        best = interleave(functions, clock, seconds)
     return {
         "copy_gb_s": 8 * n / best["copy"].min / 1e9,
         "triad_gb_s": 12 * n / best["triad"].min / 1e9,
@@ -200,19 +210,19 @@ def forward_backward(function: Implementation, needs_grad: Sequence[int]) -> Imp
     return step
 
 
-def _bind(function: Implementation, inputs: Inputs) -> Callable[[], Any]:
-    return lambda: function(*inputs)
-
-
 def _microseconds(t: Timing) -> dict[str, float]:
     return {
-        "median": 1e6 * t.median, "q1": 1e6 * t.q1, "q3": 1e6 * t.q3, "min": 1e6 * t.min,
+        "median": 1e6 * t.median,
+        "q1": 1e6 * t.q1,
+        "q3": 1e6 * t.q3,
+        "min": 1e6 * t.min,
         "rounds": t.rounds,
-    }  # fmt: skip
+    }
 
 
-def _ceiling_share(timings: Mapping[str, Timing], workload: Workload,
-                   ceilings: Mapping[str, float]) -> float | None:  # fmt: skip
+def _ceiling_share(
+    timings: Mapping[str, Timing], workload: Workload, ceilings: Mapping[str, float]
+) -> float | None:
     """The later of the two floors, memory and arithmetic, over our time."""
     floors = []
     if CEILING in timings:
