@@ -1,5 +1,6 @@
 """Argument checks shared by the public ops: sentences that name the argument, what was expected and
-what came. The order is type, layout and device, dtype, shape, so the first thing wrong is named."""
+what came. The order is type, layout and device, dtype, shape, so the first thing wrong is named.
+"""
 
 from __future__ import annotations
 

@@ -95,8 +95,10 @@ template <class V>
 inline uint64_t equal_bits(V a, V b) {
   constexpr bool kDouble = sizeof(a[0]) == 8;
 #if defined(__AVX512F__)
-  if constexpr (kDouble) return _mm512_cmpeq_pd_mask(std::bit_cast<__m512d>(a), std::bit_cast<__m512d>(b));
-  else return _mm512_cmpeq_ps_mask(std::bit_cast<__m512>(a), std::bit_cast<__m512>(b));
+  if constexpr (kDouble)
+    return _mm512_cmpeq_pd_mask(std::bit_cast<__m512d>(a), std::bit_cast<__m512d>(b));
+  else
+    return _mm512_cmpeq_ps_mask(std::bit_cast<__m512>(a), std::bit_cast<__m512>(b));
 #elif defined(__AVX2__)
   const auto equal = a == b;
   return static_cast<uint32_t>(kDouble ? _mm256_movemask_pd(std::bit_cast<__m256d>(equal))
@@ -120,8 +122,7 @@ template <int kBit, bool kSwap, class V>
 inline V interleave(V a, V b) {
   constexpr int kCount = sizeof(V) / sizeof(a[0]);
   return [&]<int... J>(std::integer_sequence<int, J...>) {
-    return __builtin_shufflevector(
-        a, b, ((kSwap ? J ^ kBit : J) + ((J & kBit) ? kCount : 0))...);
+    return __builtin_shufflevector(a, b, ((kSwap ? J ^ kBit : J) + ((J & kBit) ? kCount : 0))...);
   }(std::make_integer_sequence<int, kCount>{});
 }
 
@@ -145,7 +146,8 @@ template <class V, class Combine>
 inline auto reduce(V v, Combine combine) {
   constexpr int kCount = sizeof(V) / sizeof(v[0]);
   [&]<int... S>(std::integer_sequence<int, S...>) {
-    ((kCount >> (S + 1) ? void(v = combine(v, interleave<(kCount >> (S + 1)), true>(v, v))) : void()),
+    ((kCount >> (S + 1) ? void(v = combine(v, interleave<(kCount >> (S + 1)), true>(v, v)))
+                        : void()),
      ...);
   }(std::make_integer_sequence<int, 4>{});
   return v[0];

@@ -53,8 +53,8 @@ inline Vec<T> exp_of(Vec<T> x) {
   for (int k = Traits::kDegree - 1; k >= 0; --k) p = p * r + kFactorials[k];
 
   // p 2^n in two factors, because 2^n alone may be out of range where the result is not.
-  const Index exponent = std::bit_cast<Index>(shifted) -
-                         std::bit_cast<IndexOf<T>>(Traits::kRoundingMagic);
+  const Index exponent =
+      std::bit_cast<Index>(shifted) - std::bit_cast<IndexOf<T>>(Traits::kRoundingMagic);
   const Index half = exponent >> 1;
   const auto power_of_two = [](Index e) {
     return std::bit_cast<Vec<T>>((e + Traits::kBias) << Traits::kMantissaBits);

@@ -35,30 +35,18 @@ std::string ranges_text(const std::vector<uint32_t>& sorted) {
 
 const char* operation_name(Operation operation) {
   switch (operation) {
-    case Operation::kSyncThreads:
-      return "__syncthreads";
-    case Operation::kSyncThreadsCount:
-      return "__syncthreads_count";
-    case Operation::kSyncThreadsAnd:
-      return "__syncthreads_and";
-    case Operation::kSyncThreadsOr:
-      return "__syncthreads_or";
-    case Operation::kSyncWarp:
-      return "__syncwarp";
-    case Operation::kShuffle:
-      return "__shfl_*_sync";
-    case Operation::kBallot:
-      return "__ballot_sync";
-    case Operation::kAny:
-      return "__any_sync";
-    case Operation::kAll:
-      return "__all_sync";
-    case Operation::kMatchAny:
-      return "__match_any_sync";
-    case Operation::kMatchAll:
-      return "__match_all_sync";
-    case Operation::kReduce:
-      return "__reduce_*_sync";
+    case Operation::kSyncThreads: return "__syncthreads";
+    case Operation::kSyncThreadsCount: return "__syncthreads_count";
+    case Operation::kSyncThreadsAnd: return "__syncthreads_and";
+    case Operation::kSyncThreadsOr: return "__syncthreads_or";
+    case Operation::kSyncWarp: return "__syncwarp";
+    case Operation::kShuffle: return "__shfl_*_sync";
+    case Operation::kBallot: return "__ballot_sync";
+    case Operation::kAny: return "__any_sync";
+    case Operation::kAll: return "__all_sync";
+    case Operation::kMatchAny: return "__match_any_sync";
+    case Operation::kMatchAll: return "__match_all_sync";
+    case Operation::kReduce: return "__reduce_*_sync";
   }
   return "unknown operation";
 }
@@ -90,14 +78,10 @@ std::string BlockEngine::describe_state(const Fiber& fiber) const {
     return std::string("waiting in ") + operation_name(fiber.operation);
   };
   switch (fiber.state) {
-    case ThreadState::kExited:
-      return "exited";
-    case ThreadState::kReady:
-      return "running or ready to run";
-    case ThreadState::kAtBarrier:
-      return waits() + " at " + location_text(fiber.where);
-    case ThreadState::kInWarpCall:
-      break;
+    case ThreadState::kExited: return "exited";
+    case ThreadState::kReady: return "running or ready to run";
+    case ThreadState::kAtBarrier: return waits() + " at " + location_text(fiber.where);
+    case ThreadState::kInWarpCall: break;
   }
   const Warp& warp = warps_[fiber.warp];
   uint32_t arrived = 0;

@@ -58,12 +58,9 @@ class BlockOrder {
   // A stride without a common factor visits every block once.
   uint64_t at(uint64_t position) const {
     switch (schedule_) {
-      case Schedule::kForward:
-        return position;
-      case Schedule::kReverse:
-        return blocks_ - 1 - position;
-      case Schedule::kRandom:
-        break;
+      case Schedule::kForward: return position;
+      case Schedule::kReverse: return blocks_ - 1 - position;
+      case Schedule::kRandom: break;
     }
     return static_cast<uint64_t>((first_ + static_cast<unsigned __int128>(position) * stride_) %
                                  blocks_);

@@ -61,14 +61,22 @@ void check_access(const void* address, size_t bytes, bool is_write, void* pc, vo
 #define FK_EMU_CHECK(address, bytes, is_write)                                                \
   facekernels::emulation::check_access(address, bytes, is_write, __builtin_return_address(0), \
                                        __builtin_frame_address(0))
-#define FK_EMU_HOOKS(bytes)                                                        \
-  FK_EMU_HOOK __asan_load##bytes(const void* a) { FK_EMU_CHECK(a, bytes, false); } \
-  FK_EMU_HOOK __asan_store##bytes(const void* a) { FK_EMU_CHECK(a, bytes, true); }
+#define FK_EMU_HOOKS(bytes)                        \
+  FK_EMU_HOOK __asan_load##bytes(const void* a) {  \
+    FK_EMU_CHECK(a, bytes, false);                 \
+  }                                                \
+  FK_EMU_HOOK __asan_store##bytes(const void* a) { \
+    FK_EMU_CHECK(a, bytes, true);                  \
+  }
 
 FK_EMU_HOOKS(1)
 FK_EMU_HOOKS(2)
 FK_EMU_HOOKS(4)
 FK_EMU_HOOKS(8)
 FK_EMU_HOOKS(16)
-FK_EMU_HOOK __asan_loadN(const void* a, size_t bytes) { FK_EMU_CHECK(a, bytes, false); }
-FK_EMU_HOOK __asan_storeN(const void* a, size_t bytes) { FK_EMU_CHECK(a, bytes, true); }
+FK_EMU_HOOK __asan_loadN(const void* a, size_t bytes) {
+  FK_EMU_CHECK(a, bytes, false);
+}
+FK_EMU_HOOK __asan_storeN(const void* a, size_t bytes) {
+  FK_EMU_CHECK(a, bytes, true);
+}

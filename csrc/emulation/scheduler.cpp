@@ -29,7 +29,9 @@ BlockEngine& BlockEngine::current() {
   return *current_engine;
 }
 
-BlockEngine* BlockEngine::current_or_null() { return current_engine; }
+BlockEngine* BlockEngine::current_or_null() {
+  return current_engine;
+}
 
 BlockEngine::~BlockEngine() {
   const sanitizer::IgnoreAccesses ignore;
@@ -254,9 +256,13 @@ void BlockEngine::fail(const Fiber& culprit, const std::string& message) {
   std::abort();  // never resumed: the next launch makes new fibers
 }
 
-void yield_thread() { BlockEngine::current().yield(); }
+void yield_thread() {
+  BlockEngine::current().yield();
+}
 
-unsigned lane_index() { return BlockEngine::current().running()->lane; }
+unsigned lane_index() {
+  return BlockEngine::current().running()->lane;
+}
 
 void report_error(const std::string& message, const SourceLocation& where) {
   BlockEngine::current().fail(message + " at " + location_text(where));

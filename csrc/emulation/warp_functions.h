@@ -2,7 +2,6 @@
 // ISA's description of shfl.sync. None of these orders memory; only __syncwarp does.
 #pragma once
 
-#include <bit>
 #include <cstring>
 #include <functional>
 #include <type_traits>

@@ -61,7 +61,8 @@ inline __attribute__((always_inline)) RowSums<A> scan_row(const T* row, int64_t 
 
 // Lowest position of `value` in a row of at least a vector; 0 if there is none (a NaN row).
 template <class T, class A = Accumulate<T>>
-inline __attribute__((always_inline)) int32_t first_equal(const T* row, int64_t positions, A value) {
+inline __attribute__((always_inline)) int32_t first_equal(const T* row, int64_t positions,
+                                                          A value) {
   constexpr int kWidth = kLanes<A>;
   const int64_t last = positions - kWidth;
   const Vec<A> wanted = splat(value);
@@ -97,7 +98,8 @@ void scalar_row(const T* row, int64_t positions, int64_t stride, Stats<A> out, i
 
 // Short rows leave the hardware prefetcher behind: ask for the row `ahead` elements further on.
 template <class T>
-inline __attribute__((always_inline)) void prefetch(const T* row, int64_t ahead, int64_t positions) {
+inline __attribute__((always_inline)) void prefetch(const T* row, int64_t ahead,
+                                                    int64_t positions) {
   constexpr int64_t kLine = 64 / sizeof(T);
   for (int64_t p = 0; p < std::min<int64_t>(positions, 4 * kLine); p += kLine) {
     __builtin_prefetch(row + ahead + p);
@@ -152,7 +154,8 @@ void scan_columns(const T* x, int64_t stride_position, int64_t positions, Stats<
     const T* column = x + p * stride_position;
     for (int k = 0; k < kVectors; ++k) {
       const Vec<A> v = load(column + k * kWidth);
-      // Lines are a whole row of channels apart, too far for the hardware to foresee the next block.
+      // Lines are a whole row of channels apart, too far for the hardware to foresee the next
+      // block.
       __builtin_prefetch(column + (kVectors + k) * kWidth);
       sum[k] += v;
       if constexpr (kAverage) relu_sum[k] += relu_of<A>(v);
@@ -166,7 +169,8 @@ void scan_columns(const T* x, int64_t stride_position, int64_t positions, Stats<
     store(out.mean + at, sum[k] / count);
     store(out.max + at, max[k]);
     if constexpr (kAverage) store(out.relu_mean + at, relu_sum[k] / count);
-    for (int i = 0; out.argmax && i < kWidth; ++i) out.argmax[at + i] = static_cast<int32_t>(index[k][i]);
+    for (int i = 0; out.argmax && i < kWidth; ++i)
+      out.argmax[at + i] = static_cast<int32_t>(index[k][i]);
   }
 }
 
@@ -186,8 +190,8 @@ void stats_of_columns(const T* x, int64_t channels, int64_t stride_position, int
   }
 }
 
-// y[row, n] = bias_scale * bias[n] + sum_k a[row, k] w[n, k]: both operands contiguous along k, so a
-// tile of kTile x kTile dot products runs over k in vectors and is reduced once at the end.
+// y[row, n] = bias_scale * bias[n] + sum_k a[row, k] w[n, k]: both operands contiguous along k, so
+// a tile of kTile x kTile dot products runs over k in vectors and is reduced once at the end.
 template <class A>
 void linear(const A* a, int64_t rows, const A* w, const A* bias, A bias_scale, int64_t outputs,
             int64_t depth, A* y) {
@@ -240,8 +244,8 @@ void forward_samples(const ForwardArgs& args, int64_t group, int64_t first, int6
   A* const scale = static_cast<A*>(args.scale) + at;
 
   for (int64_t i = 0; i < count; ++i) {
-    const T* x = static_cast<const T*>(args.x) + group * m.stride_group +
-                 (first + i) * m.stride_batch;
+    const T* x =
+        static_cast<const T*>(args.x) + group * m.stride_group + (first + i) * m.stride_batch;
     const int64_t o = i * channels;
     const Stats<A> stats{mean + o, max + o, kAverage ? relu_mean + o : nullptr,
                          args.argmax ? args.argmax + at + o : nullptr};
@@ -343,12 +347,11 @@ void backward(const BackwardArgs& args) {
     for (int64_t i = begin; i < end; ++i) {
       const int64_t offset = i / m.batch * m.stride_group + i % m.batch * m.stride_batch;
       const int64_t at = i * m.channels;
-      backward_sample<T>(
-          m, static_cast<const A*>(args.d_mean) + at, static_cast<const A*>(args.d_max) + at,
-          args.argmax + at,
-          args.x ? static_cast<const A*>(args.d_relu_mean) + at : nullptr,
-          args.x ? static_cast<const T*>(args.x) + offset : nullptr,
-          static_cast<T*>(args.dx) + offset);
+      backward_sample<T>(m, static_cast<const A*>(args.d_mean) + at,
+                         static_cast<const A*>(args.d_max) + at, args.argmax + at,
+                         args.x ? static_cast<const A*>(args.d_relu_mean) + at : nullptr,
+                         args.x ? static_cast<const T*>(args.x) + offset : nullptr,
+                         static_cast<T*>(args.dx) + offset);
     }
   });
 }

@@ -1,4 +1,4 @@
-"""MLCA channel attention (SwinFace) and CBAM's channel gate, folded so that the map is read once."""
+"""MLCA channel attention (SwinFace) and CBAM's channel gate, in one read of the map."""
 
 from __future__ import annotations
 
@@ -154,7 +154,7 @@ def _run(x: Tensor, weights: tuple[Tensor, ...], average: bool) -> _Result:
 
 
 def _with_flat_map(x: Tensor) -> Tensor:
-    """x itself if H and W can be walked as one dimension next to dense channels, else a copy."""
+    """X itself if H and W can be walked as one dimension next to dense channels, else a copy."""
     height, width = x.shape[3:]
     row, column, channel = x.stride(3), x.stride(4), x.stride(2)
     if (row == width * column or height == 1 or width == 1) and (
@@ -164,9 +164,7 @@ def _with_flat_map(x: Tensor) -> Tensor:
     return x.contiguous()
 
 
-def _forward(
-    x: Tensor, weights: tuple[Tensor, ...], average: bool, with_argmax: bool
-) -> _Result:
+def _forward(x: Tensor, weights: tuple[Tensor, ...], average: bool, with_argmax: bool) -> _Result:
     x = _with_flat_map(x)
     shape, exact = x.shape[:3], weights[0].dtype
     w1, b1, w2, b2 = (w.contiguous() for w in weights)
@@ -182,7 +180,7 @@ class _Gate(torch.autograd.Function):
     """Statistics are differentiable outputs, so that a second derivative needs no copy of x."""
 
     @staticmethod
-    def forward(  # type: ignore[override]
+    def forward(
         ctx: Any, x: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor, average: bool
     ) -> tuple[Tensor, ...]:
         result = _forward(x, (w1, b1, w2, b2), average, with_argmax=True)
@@ -191,14 +189,14 @@ class _Gate(torch.autograd.Function):
         ctx.average = average
         ctx.map = _MapLike(x)
         ctx.save_for_backward(
-            x if average else result.argmax, w1, b1, w2, b2,
+            x if average else result.argmax, w1, b1, w2,
             result.scale, result.mean, result.max, result.relu_mean, result.argmax,
         )  # fmt: skip
         return tuple(result)
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:  # type: ignore[override]
-        x, w1, b1, w2, b2, scale, mean, maximum, relu_mean, argmax = ctx.saved_tensors
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+        x, w1, b1, w2, scale, mean, maximum, relu_mean, argmax = ctx.saved_tensors
         pooled = relu_mean if ctx.average else torch.relu(maximum)
         d_out, d_scale, d_mean, d_max, d_relu_mean, _ = grads
         exact = scale.dtype
@@ -282,7 +280,7 @@ class _PoolBackward(torch.autograd.Function):
     """The map's gradient is linear in the pools' gradients; so its own backward is three pools."""
 
     @staticmethod
-    def forward(  # type: ignore[override]
+    def forward(
         ctx: Any, d_mean: Tensor, d_max: Tensor, d_relu_mean: Tensor, argmax: Tensor, x: Tensor,
         like: _MapLike,
     ) -> Tensor:  # fmt: skip
@@ -291,7 +289,7 @@ class _PoolBackward(torch.autograd.Function):
         return _pool_backward(d_mean, d_max, d_relu_mean, argmax, x, like)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         argmax, x = ctx.saved_tensors
         flat = grad.flatten(3).to(ctx.exact)
         at_max = flat.gather(3, argmax.long().unsqueeze(3)).squeeze(3)

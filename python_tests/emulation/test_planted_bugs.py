@@ -81,6 +81,7 @@ CORRECT = [
     "last_block_sum",
     "histogram",
     "disjoint_masks",
+    "polite_spin",
     "indirect_initialisation",
     "pipelined_sum",
     "empty_grid",
@@ -110,6 +111,7 @@ RULES = {
     "trap": r"__trap\(\)",
     "too_much_static_shared": r"'tile' \(52000 bytes\).*at most 48 KiB",
     "copy_never_waited": r"exits without __pipeline_wait_prior",
+    "copy_to_global": r"the destination is not shared memory",
 }
 
 
@@ -134,6 +136,14 @@ def test_wrong_asynchronous_copies(run: Runner, case: str, reason: str) -> None:
     assert result.code == REPORTED, result
     assert re.search(reason, result.output), result.output
     assert_names(result.output, case, "copy")
+
+
+@pytest.mark.parametrize("variant", toolchain.VARIANTS)
+def test_exception_in_a_kernel(run: Runner, variant: str) -> None:
+    result = run(variant, "exception")
+    assert result.code == REPORTED, result
+    place = "kernel exception block (0,0,0) thread (7,0,0) warp 0 lane 7"
+    assert f"{place}: exception: x is 1.000000" in result.output
 
 
 def test_deadlock_lists_who_waits_where(run: Runner) -> None:

@@ -6,6 +6,7 @@
 #include <cstdio>
 #include <cstring>
 #include <exception>
+#include <stdexcept>
 #include <string>
 #include <vector>
 
@@ -179,6 +180,18 @@ __global__ void __launch_bounds__(32) endless_spin(unsigned* flag) {
   if (threadIdx.x == 1) atomicExch(flag, 1u);
 }
 
+// The same with a yield in the loop: correct.
+__global__ void __launch_bounds__(32) polite_spin(unsigned* flag) {
+  if (threadIdx.x == 0) {
+    while (atomicAdd(flag, 0u) == 0) __nanosleep(100);
+  }
+  if (threadIdx.x == 1) atomicExch(flag, 1u);
+}
+
+__global__ void __launch_bounds__(32) exception(const float* x) {
+  if (threadIdx.x == 7) throw std::runtime_error("x is " + std::to_string(x[0]));
+}
+
 // ------------------------------------------------------------------------- memory accesses
 
 __global__ void __launch_bounds__(256) out_of_bounds_shared(float* y, int i) {
@@ -250,7 +263,9 @@ __device__ int sum_down(int n, const int* values) {  // report: stack_overflow
   return n > 0 ? sum_down(n - 1, values) + frame[n & 255] : *values;
 }
 
-__global__ void __launch_bounds__(32) stack_overflow(int* y, int depth) { *y = sum_down(depth, y); }
+__global__ void __launch_bounds__(32) stack_overflow(int* y, int depth) {
+  *y = sum_down(depth, y);
+}
 
 // -------------------------------------------------------------------- asynchronous copies
 
@@ -322,6 +337,10 @@ __global__ void __launch_bounds__(1) copy_of_bad_size(const float* x, float* y) 
 }
 __global__ void __launch_bounds__(1) copy_out_of_bounds(const float* x, float* y) {
   copy_floats<0>(x + 1024, y, 1);
+}
+
+__global__ void __launch_bounds__(1) copy_to_global(const float* x, float* y) {
+  __pipeline_memcpy_async(y, x, sizeof(float));  // report: copy_to_global
 }
 
 // ---------------------------------------------------------------------------------- driver
@@ -430,6 +449,16 @@ const Case kCases[] = {
        launch("endless_spin", 1, 32, 0, kStream, endless_spin, d.counts.data());
        return true;
      }},
+    {"polite_spin",
+     [](Data& d) {
+       launch("polite_spin", 1, 32, 0, kStream, polite_spin, d.counts.data());
+       return d.counts[0] == 1;
+     }},
+    {"exception",
+     [](Data& d) {
+       launch("exception", 1, 32, 0, kStream, exception, d.x.data());
+       return true;
+     }},
     {"out_of_bounds_shared",
      [](Data& d) {
        launch("out_of_bounds_shared", 1, 256, 0, kStream, out_of_bounds_shared, d.y.data(), 256);
@@ -527,6 +556,11 @@ const Case kCases[] = {
        launch("copy_of_bad_size", 1, 1, 0, kStream, copy_of_bad_size, d.x.data(), d.y.data());
        return true;
      }},
+    {"copy_to_global",
+     [](Data& d) {
+       launch("copy_to_global", 1, 1, 0, kStream, copy_to_global, d.x.data(), d.y.data());
+       return true;
+     }},
     {"copy_out_of_bounds",
      [](Data& d) {
        launch("copy_out_of_bounds", 1, 1, 0, kStream, copy_out_of_bounds, d.x.data(), d.y.data());
@@ -554,4 +588,6 @@ int run(const std::string& name) {
 }  // namespace
 }  // namespace facekernels
 
-int main(int argc, char** argv) { return facekernels::run(argc > 1 ? argv[1] : ""); }
+int main(int argc, char** argv) {
+  return facekernels::run(argc > 1 ? argv[1] : "");
+}

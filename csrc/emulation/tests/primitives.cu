@@ -120,7 +120,9 @@ extern "C" void run_warp_primitives(const int* values, int* results, int blocks,
          argument);
 }
 
-extern "C" int warp_primitives_results() { return kWarpResults; }
+extern "C" int warp_primitives_results() {
+  return kWarpResults;
+}
 
 extern "C" void run_atomics(int* counts, float* sums, void* half_sum, int blocks) {
   launch("atomics", blocks, 128, 0, nullptr, atomics, counts, sums, static_cast<__half*>(half_sum));
