@@ -78,6 +78,15 @@ inline Vec<Accumulate<T>> load(const T* p) {
   return v;
 }
 
+// The first `count` < kLanes elements at p; the other lanes hold `rest`.
+template <class T>
+inline Vec<Accumulate<T>> load_partial(const T* p, int64_t count, Accumulate<T> rest) {
+  T padded[kLanes<Accumulate<T>>];
+  for (T& value : padded) value = narrow<T>(rest);
+  std::memcpy(padded, p, count * sizeof(T));
+  return load(padded);
+}
+
 template <class T>
 inline void store(T* p, Vec<Accumulate<T>> v) {
   using A = Accumulate<T>;
@@ -151,6 +160,12 @@ inline auto reduce(V v, Combine combine) {
      ...);
   }(std::make_integer_sequence<int, 4>{});
   return v[0];
+}
+
+// Whether any lane of a comparison result is set.
+template <class V>
+inline bool any(V mask) {
+  return reduce(mask, [](auto a, auto b) { return a | b; }) != 0;
 }
 
 inline constexpr auto add = [](auto a, auto b) { return a + b; };
