@@ -103,7 +103,7 @@ void add_rows(Moments<A>& m, const Rows<T>& rows, const MapStack& maps, A beta) 
     const T* const row = rows.data + y * rows.stride;
     Vec<A> sum{}, sum_x{};
     const auto add_vector = [&](Vec<A> v, int64_t x) {
-      const Vec<A> w = exp((v - reference) * beta);
+      const Vec<A> w = exp_of<A>((v - reference) * beta);
       sum += w;
       sum_x += w * (lane + A(x));
     };
@@ -168,7 +168,7 @@ void soft_backward(const SoftBackwardArgs& args) {
               T* const out = d_map + (rows.first + y) * maps.width;
               const A from_y = (A(rows.first + y) - stats[3]) * gy;
               const auto gradient = [&](Vec<A> v, int64_t x) {
-                return exp((v - stats[0]) * beta) * ((lane + A(x)) * gx + from_y);
+                return exp_of<A>((v - stats[0]) * beta) * ((lane + A(x)) * gx + from_y);
               };
               int64_t x = 0;
               for (; x + kWidth <= maps.width; x += kWidth) {
@@ -191,9 +191,9 @@ int64_t find_first(const T* p, int64_t count, A wanted) {
   constexpr int kWidth = kLanes<A>, kChains = 4;
   int64_t i = 0;
   for (; i + kChains * kWidth <= count; i += kChains * kWidth) {
-    auto hit = load(p + i) == wanted;
-    for (int c = 1; c < kChains; ++c) hit |= load(p + i + c * kWidth) == wanted;
-    if (any(hit)) break;
+    uint64_t hit = 0;
+    for (int c = 0; c < kChains; ++c) hit |= equal_bits(load(p + i + c * kWidth), splat(wanted));
+    if (hit) break;
   }
   while (i < count && A(p[i]) != wanted) ++i;
   return i;
