@@ -162,12 +162,6 @@ inline auto reduce(V v, Combine combine) {
   return v[0];
 }
 
-// Whether any lane of a comparison result is set.
-template <class V>
-inline bool any(V mask) {
-  return reduce(mask, [](auto a, auto b) { return a | b; }) != 0;
-}
-
 inline constexpr auto add = [](auto a, auto b) { return a + b; };
 inline constexpr auto maximum = [](auto a, auto b) { return b > a ? b : a; };
 inline constexpr auto minimum = [](auto a, auto b) { return b < a ? b : a; };

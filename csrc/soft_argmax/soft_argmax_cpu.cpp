@@ -191,9 +191,9 @@ int64_t find_first(const T* p, int64_t count, A wanted) {
   constexpr int kWidth = kLanes<A>, kChains = 4;
   int64_t i = 0;
   for (; i + kChains * kWidth <= count; i += kChains * kWidth) {
-    auto hit = load(p + i) == wanted;
-    for (int c = 1; c < kChains; ++c) hit |= load(p + i + c * kWidth) == wanted;
-    if (any(hit)) break;
+    uint64_t hit = 0;
+    for (int c = 0; c < kChains; ++c) hit |= equal_bits(load(p + i + c * kWidth), splat(wanted));
+    if (hit) break;
   }
   while (i < count && A(p[i]) != wanted) ++i;
   return i;
