@@ -135,7 +135,7 @@ def neighbor_offset(maps: Tensor, kernel: int) -> Tensor:
 
     def corner(m: Tensor) -> Tensor:  # the blurred, logarithmic value at (0, 0)
         cut = m[..., : radius + 1, : radius + 1]
-        return _scipy_blur(cut, kernel)[..., 0, 0].clamp(1e-3, 50).log()
+        return _scipy_blur(cut, kernel)[..., 0, 0].clamp(1e-3, 50).double().log().to(m.dtype)
 
     first = corner(maps)
     flat = maps.flatten(0, 1)
