@@ -37,7 +37,9 @@ def bump(x: float, y: float, height: int = 64, width: int = 48, sigma: float = 2
     return torch.exp(-((columns - x) ** 2 + (rows - y) ** 2) / (2 * sigma * sigma)).float()
 
 
-def bumps(batch: int, joints: int, height: int, width: int, seed: int, noise: float = 0.02) -> Tensor:
+def bumps(
+    batch: int, joints: int, height: int, width: int, seed: int, noise: float = 0.02
+) -> Tensor:
     gen = torch.Generator().manual_seed(seed)
     at = torch.rand(batch * joints, 2, generator=gen) * torch.tensor([width - 1.0, height - 1.0])
     maps = torch.stack([bump(float(x), float(y), height, width) for x, y in at])

@@ -120,9 +120,7 @@ def _udp_step(
     # The order of the sum matters where it is nothing but rounding (compat="vitpose").
     dxy = (x1y1 - x1 - y1 + c + c - x_1 - y_1 + x_1y_1) / 2
     eps = torch.finfo(torch.float32).eps
-    return _newton(
-        (x1 - x_1) / 2, (y1 - y_1) / 2, dxx.double() + eps, dxy, dyy.double() + eps
-    )
+    return _newton((x1 - x_1) / 2, (y1 - y_1) / 2, dxx.double() + eps, dxy, dyy.double() + eps)
 
 
 def neighbor_offset(maps: Tensor, kernel: int) -> Tensor:
@@ -144,7 +142,9 @@ def neighbor_offset(maps: Tensor, kernel: int) -> Tensor:
     return _udp_step(first, first, last, first, left, first, last)
 
 
-def _quarter_offset(maps: Tensor, x: Tensor, y: Tensor, low: int, high: int, together: bool) -> Tensor:
+def _quarter_offset(
+    maps: Tensor, x: Tensor, y: Tensor, low: int, high: int, together: bool
+) -> Tensor:
     height, width = maps.shape[-2:]
 
     def at(i: int, j: int) -> Tensor:
@@ -264,9 +264,7 @@ def decode_heatmaps(
         offset = offset.where(finite, 0).clamp(-reach, reach)
     offset = offset.where(found.unsqueeze(-1), 0)
     if compat == "vitpose":
-        offset = offset.where(
-            found.unsqueeze(-1), neighbor_offset(maps, kernel).to(offset.dtype)
-        )
+        offset = offset.where(found.unsqueeze(-1), neighbor_offset(maps, kernel).to(offset.dtype))
     xy = xy + offset
 
     # 4. Score, half pixels, contract.
