@@ -113,7 +113,7 @@ class MLCA(nn.Module):
         branches = len(self.nets)
         levels = []
         for j, level in enumerate(x.split(self.in_channels, dim=1)):
-            weight = torch.cat([net.conv.convs[j].weight for net in self._branches()])
+            weight = torch.cat([net.conv.weight(j) for net in self._branches()])
             y = nn.functional.conv2d(level, weight, padding="same")
             levels.append(y.unflatten(1, (branches, self.out_channels[j])))
         return torch.cat(levels, dim=2).transpose(0, 1)
@@ -163,6 +163,9 @@ class _LevelConvs(nn.Module):
             nn.Conv2d(i, o, kernel_size, padding=kernel_size // 2, bias=False)
             for i, o in zip(ins, outs, strict=True)
         )
+
+    def weight(self, level: int) -> Tensor:
+        return cast(Tensor, self.convs[level].weight)
 
 
 class _Gate(nn.Module):
