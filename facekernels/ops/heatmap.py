@@ -160,7 +160,9 @@ def decode_heatmaps(
         float(radius_factor), clamp, *out,
     )  # fmt: skip
     if compat == "vitpose" and out.score.numel():
-        offset = reference.neighbor_offset(maps if maps.dtype is out.xy.dtype else maps.float(), kernel)
+        offset = reference.neighbor_offset(
+            maps if maps.dtype is out.xy.dtype else maps.float(), kernel
+        )
         moved = out.xy + offset.to(out.xy.dtype)
         return Keypoints(out.xy.where((out.score > 0).unsqueeze(-1), moved), out.score, out.valid)
     return out
