@@ -1,5 +1,6 @@
 """Plain PyTorch of the `heatmap` family: the published full-map algorithms, one step after the
-other. The oracle of the kernels (in float64), and the only path for transforms of torch.func."""
+other. The oracle of the kernels (in float64), and the only path for transforms of torch.func.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +29,7 @@ def gaussian_taps(kernel: int, sigma: float | None = None) -> list[float]:
 
 
 def _extended(x: Tensor, dim: int, margin: int, border: str) -> Tensor:
-    """x with `margin` more elements on both sides: zeros, or "reflect" (cba|abc) or "reflect101"."""
+    """Add `margin` elements on both sides: zeros, or "reflect" (cba|abc) or "reflect101"."""
     size = x.shape[dim]
     position = torch.arange(-margin, size + margin, device=x.device)
     if border == "zero":
@@ -44,7 +45,8 @@ def _extended(x: Tensor, dim: int, margin: int, border: str) -> Tensor:
 
 def _weighted(wide: Tensor, dim: int, taps: list[float]) -> Tensor:
     """The taps' sum along `dim`. Values at equal distance from the centre are added first, so that
-    a symmetric map has a symmetric blur."""
+    a symmetric map has a symmetric blur.
+    """
     size, last = wide.shape[dim] - len(taps) + 1, len(taps) - 1
     total = taps[last // 2] * wide.narrow(dim, last // 2, size)
     for t in range(last // 2):
@@ -53,7 +55,7 @@ def _weighted(wide: Tensor, dim: int, taps: list[float]) -> Tensor:
 
 
 def blur(maps: Tensor, taps: list[float], border: str = "zero", margin: int = 0) -> Tensor:
-    """maps [..., H, W] -> blurred [..., H + 2 margin, W + 2 margin], separably, rows first."""
+    """Maps [..., H, W] -> blurred [..., H + 2 margin, W + 2 margin], separably, rows first."""
     for dim in (-2, -1):
         dim += maps.ndim
         maps = _weighted(_extended(maps, dim, len(taps) // 2 + margin, border), dim, taps)
@@ -61,7 +63,7 @@ def blur(maps: Tensor, taps: list[float], border: str = "zero", margin: int = 0)
 
 
 def _scipy_blur(maps: Tensor, kernel: int) -> Tensor:
-    """scipy's gaussian_filter: each axis in float64, rounded to the maps' dtype."""
+    """Scipy's gaussian_filter: each axis in float64, rounded to the maps' dtype."""
     taps = gaussian_taps(kernel, 0.8)
     for dim in (-2, -1):
         dim += maps.ndim
@@ -71,7 +73,7 @@ def _scipy_blur(maps: Tensor, kernel: int) -> Tensor:
 
 
 def peaks(maps: Tensor, nan_wins: bool) -> tuple[Tensor, Tensor]:
-    """maps [..., N] -> maximum and its first position. A NaN loses, or wins as in NumPy."""
+    """Maps [..., N] -> maximum and its first position. A NaN loses, or wins as in NumPy."""
     nan = maps.isnan()
     comparable = maps.where(~nan, -math.inf)
     value = comparable.amax(-1)
@@ -130,7 +132,7 @@ def _udp_step(
 
 
 def neighbor_offset(maps: Tensor, kernel: int) -> Tensor:
-    """transformers refines its "not found" (-1, -1) too, with values from the map before.
+    """Transformers refines its "not found" (-1, -1) too, with values from the map before.
 
     maps [B, K, H, W] -> the offset [B, K, 2] such a joint gets. The position before the first
     pixel of a padded map is the last corner of the padded map before it.
@@ -176,7 +178,7 @@ def decode_heatmaps(
     compat: str | None = None,
     radius_factor: float = 0.0546875,
 ) -> Result:
-    """heatmaps [B, K, H, W] -> xy [B, K, 2], score [B, K], valid [B, K]."""
+    """Heatmaps [B, K, H, W] -> xy [B, K, 2], score [B, K], valid [B, K]."""
     maps = heatmaps.detach()
     maps = maps if maps.dtype is torch.float64 else maps.float()
     all_maps = maps
@@ -304,7 +306,7 @@ def decode_simcc(
     clamp: bool = True,
     compat: str | None = None,
 ) -> Result:
-    """x [B, K, Nx], y [B, K, Ny] -> xy [B, K, 2], score [B, K], valid [B, K]."""
+    """X [B, K, Nx], y [B, K, Ny] -> xy [B, K, 2], score [B, K], valid [B, K]."""
     exact = compat is not None
     bins, maxima = [], []
     for line in (x, y):
