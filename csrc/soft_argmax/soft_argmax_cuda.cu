@@ -104,7 +104,7 @@ __device__ __forceinline__ void write_soft(const SoftArgs& args, int64_t map,
 }
 
 template <class T, bool kBlockPerMap>
-__global__ void __launch_bounds__(kThreads) soft_forward(const SoftArgs args) {
+__global__ void __launch_bounds__(kThreads, 1) soft_forward(const SoftArgs args) {
   using A = Accumulate<T>;
   const MapStack& maps = args.maps;
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;

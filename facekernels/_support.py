@@ -1,0 +1,27 @@
+"""What every public op supports: the one table behind `facekernels info` and the documentation.
+
+Standard library only, so that the environment report can be made where torch cannot be imported.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+YES = "yes"
+
+
+class Support(NamedTuple):
+    """One op. Each capability is `YES` or the reason why it is not there."""
+
+    kernels: tuple[str, ...]
+    """Functions of the extension module that the op calls; empty for an op written in PyTorch."""
+    backward: str = YES
+    double_backward: str = YES
+    compile: str = YES
+    func: str = YES
+
+
+OPS: dict[str, Support] = {
+    "mlca_gate": Support(("mlca_forward", "mlca_backward")),
+    "channel_gate": Support(("mlca_forward", "mlca_backward")),
+}

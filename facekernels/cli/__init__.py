@@ -1,0 +1,74 @@
+"""The `facekernels` command: info, demo, bench."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+
+from facekernels._version import __version__
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one sub-command; the exit code is 0, 1 (failed), 2 (wrong use) or 130 (Ctrl-C)."""
+    try:
+        return _dispatch(list(sys.argv[1:] if argv is None else argv))
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:  # `facekernels info | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+
+
+def _dispatch(argv: list[str]) -> int:
+    # The sub-commands parse their own arguments, so that none is imported before it is needed.
+    commands = {"info": _info, "demo": _demo, "bench": _bench}
+    if argv and argv[0] in commands:
+        return commands[argv[0]](argv[1:])
+    parser = argparse.ArgumentParser(
+        "facekernels",
+        description="Fused kernels for face analysis, as drop-in PyTorch ops.",
+        epilog="`facekernels COMMAND --help` shows the options of a command.",
+    )
+    parser.add_argument("--version", action="version", version=f"facekernels {__version__}")
+    subparsers = parser.add_subparsers(dest="command", metavar="COMMAND")
+    subparsers.add_parser("info", help="versions, back ends, devices, and what every op supports")
+    subparsers.add_parser("demo", help="run, check and time the ops on real photographs")
+    subparsers.add_parser("bench", help="run the benchmarks of a source checkout")
+    parser.parse_args(argv)
+    parser.print_help()
+    return 0
+
+
+def _info(argv: list[str]) -> int:
+    from facekernels import collect_env
+
+    return collect_env.main(argv)
+
+
+def _demo(argv: list[str]) -> int:
+    try:
+        from facekernels.cli import demo
+
+        return int(demo.main(argv))
+    except ModuleNotFoundError as error:
+        return _missing("demo", error)
+
+
+def _bench(argv: list[str]) -> int:
+    try:
+        from facekernels.cli import bench
+
+        return bench.main(argv)
+    except ModuleNotFoundError as error:
+        return _missing("bench", error)
+
+
+def _missing(command: str, error: ModuleNotFoundError) -> int:
+    print(
+        f"facekernels {command} needs the Python module {error.name}, which is not installed. "
+        f"Install it with: pip install 'facekernels[{command}]'",
+        file=sys.stderr,
+    )
+    return 2
