@@ -141,7 +141,8 @@ def _gaussians(gen: torch.Generator, count: int, *sizes: int) -> Tensor:
     for dim, size in enumerate(sizes, 1):
         shape = [-1 if d == dim else 1 for d in range(len(sizes) + 1)]
         at = 3.2 + (size - 6.4) * torch.rand(count, generator=gen, dtype=torch.float64)
-        at = (at.floor() + 0.2).view(-1, *(1 for _ in sizes))
+        # Offsets differ by axis: neighbours must not tie.
+        at = (at.floor() + 0.1 + 0.1 * dim).view(-1, *(1 for _ in sizes))
         maps = maps * torch.exp(
             -((torch.arange(size, dtype=torch.float64).view(shape) - at) ** 2) / 8
         )
@@ -194,6 +195,22 @@ def _heatmap_samples(*arguments: Any) -> Iterator[Sample]:
             yield Sample(name + suffix, (layout(maps), *arguments), small=maps.numel() < 2000)
 
 
+def _peak_samples() -> Iterator[Sample]:
+    gen = torch.Generator().manual_seed(5)
+    noise = torch.rand(2, 3, 21, 37, generator=gen, dtype=torch.float64).float().double()
+    plateaus = (noise * 6).round() / 6
+    for name, maps in {"noise": noise, "plateaus": plateaus}.items():
+        for strict in (False, True):
+            label = f"{name}-{'strict' if strict else 'ties'}"
+            yield Sample(label, (maps,), {"topk": 9, "strict": strict})
+    yield Sample("window_5", (plateaus,), {"kernel": 5, "topk": 200, "threshold": 0.5})
+    yield Sample("channels_last", (channels_last(noise),), {"topk": 5})
+    yield Sample("sliced", (sliced(noise),), {"topk": 5})
+    yield Sample("window_exceeds_map", (noise[..., :2, :3],), {"kernel": 9, "topk": 8})
+    yield Sample("no_peaks_wanted", (noise,), {"topk": 0})
+    yield Sample("empty_batch", (noise[:0],), {"topk": 3})
+
+
 SPECS: tuple[OpSpec, ...] = (
     OpSpec(
         "mlca_gate",
@@ -225,6 +242,13 @@ SPECS: tuple[OpSpec, ...] = (
         _simcc_samples,
         tolerance=1e-4,
         transforms=False,
+    ),
+    OpSpec(
+        "heatmap_peaks",
+        ops.heatmap_peaks,
+        reference.heatmap_peaks,
+        _peak_samples,
+        tolerance=0,
     ),
     OpSpec(
         "soft_argmax",
