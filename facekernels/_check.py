@@ -1,5 +1,6 @@
 """Argument checks shared by the public ops: sentences that name the argument, what was expected and
-what came. The order is type, layout and device, dtype, shape, so the first thing wrong is named."""
+what came. The order is type, layout and device, dtype, shape, so the first thing wrong is named.
+"""
 
 from __future__ import annotations
 
@@ -61,4 +62,6 @@ def one_of(name: str, value: Any, allowed: tuple[str, ...]) -> None:
 
 def resolve_neg(t: Tensor) -> Tensor:
     """Kernels read memory: a lazily negated view (`z.conj().imag`) must be negated first."""
-    return t.resolve_neg() if t.is_neg() else t
+    if torch.compiler.is_compiling() or t.is_neg():
+        return t.resolve_neg()
+    return t

@@ -55,4 +55,4 @@ def has_cuda() -> bool:
 def backends() -> list[str]:
     """The back ends that `facekernels.backend` accepts here."""
     names = ["auto", "reference"]
-    return names + ["emulated"] if emulated is not None else names
+    return [*names, "emulated"] if emulated is not None else names

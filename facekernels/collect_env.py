@@ -23,8 +23,16 @@ from facekernels._support import OPS, YES, Support
 from facekernels._version import __version__
 
 _CAPABILITIES = ("backward", "double_backward", "compile", "func")
-_HEADERS = ("op", "CPU", "CUDA", "emulated", "backward", "double backward", "torch.compile",
-            "torch.func")  # fmt: skip
+_HEADERS = (
+    "op",
+    "CPU",
+    "CUDA",
+    "emulated",
+    "backward",
+    "double backward",
+    "torch.compile",
+    "torch.func",
+)
 _VARIABLES = ("FACEKERNELS_", "OMP_", "KMP_", "GOMP_", "CUDA_", "LD_LIBRARY_PATH", "LD_PRELOAD")
 
 
@@ -116,8 +124,10 @@ def report(data: Mapping[str, Any]) -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Print the report; with ``--json`` as data."""
-    parser = argparse.ArgumentParser("facekernels info", description="Show versions, back ends, "
-                                     "devices and what every op supports here.")  # fmt: skip
+    parser = argparse.ArgumentParser(
+        "facekernels info",
+        description="Show versions, back ends, devices and what every op supports here.",
+    )
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
     arguments = parser.parse_args(argv)
     data = collect()
@@ -194,8 +204,12 @@ def _with_note(text: str, note: str | None) -> str:
     return f"{text} ({note})" if note else text
 
 
-def _op_row(op: Support, modules: Mapping[str, tuple[ModuleType | None, str | None]],
-            build: Mapping[str, Any], devices: Any) -> dict[str, str]:  # fmt: skip
+def _op_row(
+    op: Support,
+    modules: Mapping[str, tuple[ModuleType | None, str | None]],
+    build: Mapping[str, Any],
+    devices: Any,
+) -> dict[str, str]:
     """Each capability of one op: "yes" or the reason why not."""
 
     def in_module(key: str) -> str:

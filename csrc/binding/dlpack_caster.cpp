@@ -16,8 +16,8 @@ const dlpack::ExchangeApi* look_up(PyTypeObject* type) {
     return nullptr;
   }
   // The table is static data of the producer: it outlives the capsule.
-  auto* api = static_cast<const dlpack::ExchangeApi*>(
-      PyCapsule_GetPointer(capsule, "dlpack_exchange_api"));
+  auto* api =
+      static_cast<const dlpack::ExchangeApi*>(PyCapsule_GetPointer(capsule, "dlpack_exchange_api"));
   Py_DECREF(capsule);
   if (api == nullptr) {
     PyErr_Clear();
@@ -107,9 +107,8 @@ const dlpack::Tensor& DlpackCapsule::open(py::handle object) {
                   PyCapsule_GetPointer(capsule_.ptr(), "dltensor_versioned"))
                   ->tensor;
   } else if (PyCapsule_IsValid(capsule_.ptr(), "dltensor")) {
-    tensor_ =
-        static_cast<dlpack::ManagedTensor*>(PyCapsule_GetPointer(capsule_.ptr(), "dltensor"))
-            ->tensor;
+    tensor_ = static_cast<dlpack::ManagedTensor*>(PyCapsule_GetPointer(capsule_.ptr(), "dltensor"))
+                  ->tensor;
   } else {
     throw py::type_error(std::string("__dlpack__ of ") + Py_TYPE(object.ptr())->tp_name +
                          " gave no DLPack capsule");

@@ -36,8 +36,8 @@ class DlpackCapsule {
   const dlpack::Tensor& open(py::handle object);
 
  private:
-  py::object capsule_;          // its destructor releases the tensor: it is never consumed
-  int64_t dense_strides_[16];   // for producers that leave strides null
+  py::object capsule_;         // its destructor releases the tensor: it is never consumed
+  int64_t dense_strides_[16];  // for producers that leave strides null
   dlpack::Tensor tensor_;
 };
 

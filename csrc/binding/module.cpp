@@ -1,5 +1,5 @@
-// The extension module. It is compiled twice: as `_C` (CPU kernels and, with nvcc, CUDA kernels) and
-// as `_emulated` (the same CUDA sources executed on the CPU).
+// The extension module. It is compiled twice: as `_C` (CPU kernels and, with nvcc, CUDA kernels)
+// and as `_emulated` (the same CUDA sources executed on the CPU).
 #include <omp.h>
 #include <pybind11/pybind11.h>
 
@@ -46,8 +46,8 @@ py::object cuda_devices() {
   for (int i = 0; i < count; ++i) {
     cudaDeviceProp properties;
     if (cudaGetDeviceProperties(&properties, i) != cudaSuccess) continue;
-    devices.append(py::make_tuple(std::string(properties.name),
-                                  properties.major * 10 + properties.minor));
+    devices.append(
+        py::make_tuple(std::string(properties.name), properties.major * 10 + properties.minor));
   }
   return devices;
 #else

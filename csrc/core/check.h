@@ -41,7 +41,8 @@ inline void check(bool condition, const std::string& message) {
 // `check` for the hot path: the message is composed only when the check fails.
 template <class MakeMessage>
 void check_lazy(bool condition, MakeMessage make_message) {
-  if (!condition) [[unlikely]] throw std::invalid_argument(make_message());
+  if (!condition) [[unlikely]]
+    throw std::invalid_argument(make_message());
 }
 
 inline void check_dtype(const char* name, const TensorView& t, DType expected) {

@@ -38,6 +38,8 @@ CpuVariant cpu_variant() {
   return variant;
 }
 
-const char* cpu_variant_name() { return kNames[static_cast<int>(cpu_variant())]; }
+const char* cpu_variant_name() {
+  return kNames[static_cast<int>(cpu_variant())];
+}
 
 }  // namespace facekernels

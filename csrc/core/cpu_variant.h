@@ -18,27 +18,29 @@ const char* cpu_variant_name();
 #define FK_CPU_KERNEL(name, Args) \
   inline void name(const Args&) {}
 #elif defined(__x86_64__)
-#define FK_CPU_KERNEL(name, Args)                                     \
-  namespace baseline {                                                \
-  void name(const Args& args);                                        \
-  }                                                                   \
-  namespace avx2 {                                                    \
-  void name(const Args& args);                                        \
-  }                                                                   \
-  namespace avx512 {                                                  \
-  void name(const Args& args);                                        \
-  }                                                                   \
-  inline void name(const Args& args) {                                \
-    switch (::facekernels::cpu_variant()) {                           \
+#define FK_CPU_KERNEL(name, Args)                                        \
+  namespace baseline {                                                   \
+  void name(const Args& args);                                           \
+  }                                                                      \
+  namespace avx2 {                                                       \
+  void name(const Args& args);                                           \
+  }                                                                      \
+  namespace avx512 {                                                     \
+  void name(const Args& args);                                           \
+  }                                                                      \
+  inline void name(const Args& args) {                                   \
+    switch (::facekernels::cpu_variant()) {                              \
       case ::facekernels::CpuVariant::avx512: return avx512::name(args); \
-      case ::facekernels::CpuVariant::avx2: return avx2::name(args);  \
-      default: return baseline::name(args);                           \
-    }                                                                 \
+      case ::facekernels::CpuVariant::avx2: return avx2::name(args);     \
+      default: return baseline::name(args);                              \
+    }                                                                    \
   }
 #else
-#define FK_CPU_KERNEL(name, Args)                                  \
-  namespace baseline {                                             \
-  void name(const Args& args);                                     \
-  }                                                                \
-  inline void name(const Args& args) { return baseline::name(args); }
+#define FK_CPU_KERNEL(name, Args)      \
+  namespace baseline {                 \
+  void name(const Args& args);         \
+  }                                    \
+  inline void name(const Args& args) { \
+    return baseline::name(args);       \
+  }
 #endif

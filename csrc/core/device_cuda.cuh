@@ -14,7 +14,7 @@
 #define FK_SHARED(T, name, dims) __shared__ T name dims
 
 // Every kernel of a translation unit shares this one symbol, so it has one type for all.
-#define FK_DYN_SHARED(T, name)                                             \
+#define FK_DYN_SHARED(T, name)                                            \
   extern __shared__ __align__(16) unsigned char facekernels_dyn_shared[]; \
   T* const name = reinterpret_cast<T*>(facekernels_dyn_shared)
 
@@ -24,8 +24,9 @@ namespace facekernels {
 
 [[noreturn]] inline void throw_launch_error(const char* kernel_name, cudaError_t error) {
   cudaGetLastError();  // a launch error is not sticky: leave none behind for the next caller
-  std::string message = std::string("launch of ") + kernel_name + " failed: " +
-                        cudaGetErrorName(error) + " (" + cudaGetErrorString(error) + ")";
+  std::string message = std::string("launch of ") + kernel_name +
+                        " failed: " + cudaGetErrorName(error) + " (" + cudaGetErrorString(error) +
+                        ")";
   if (error == cudaErrorNoKernelImageForDevice) {
     int device = 0;
     cudaDeviceProp properties{};
@@ -38,7 +39,7 @@ namespace facekernels {
     message += "; this module was built for " FK_CUDA_ARCHS;
 #endif
     message +=
-        "; rebuild facekernels from source with FACEKERNELS_CUDA_ARCHS set to that capability";
+        "; rebuild it from source with FACEKERNELS_CUDA_ARCHS naming this GPU's architecture";
   }
   throw std::runtime_error(message);
 }
@@ -50,9 +51,9 @@ void launch(const char* kernel_name, dim3 grid, dim3 block, std::size_t smem_byt
   if (grid.x == 0 || grid.y == 0 || grid.z == 0) return;
   constexpr std::size_t kSharedWithoutOptIn = 48 * 1024;
   if (smem_bytes > kSharedWithoutOptIn) {
-    const cudaError_t error = cudaFuncSetAttribute(
-        reinterpret_cast<const void*>(kernel), cudaFuncAttributeMaxDynamicSharedMemorySize,
-        static_cast<int>(smem_bytes));
+    const cudaError_t error = cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel),
+                                                   cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                                   static_cast<int>(smem_bytes));
     if (error != cudaSuccess) throw_launch_error(kernel_name, error);
   }
   cudaLaunchConfig_t config{};

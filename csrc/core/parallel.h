@@ -16,8 +16,7 @@ template <class F>
 void parallel_for(int64_t items, int64_t cost_per_item, F f, int64_t grain = 32 * 1024) {
   if (items <= 0) return;
   const int64_t useful = std::max<int64_t>(1, items * std::max<int64_t>(cost_per_item, 1) / grain);
-  const int threads = static_cast<int>(
-      std::min<int64_t>({omp_get_max_threads(), useful, items}));
+  const int threads = static_cast<int>(std::min<int64_t>({omp_get_max_threads(), useful, items}));
   if (threads <= 1 || omp_in_parallel()) {
     f(int64_t{0}, items);
     return;

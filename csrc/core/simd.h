@@ -3,11 +3,12 @@
 // a newer instruction set is never merged with code for an older one.
 #pragma once
 
+#include <bit>
 #include <cstdint>
 #include <cstring>
 #include <utility>
 
-#if defined(__F16C__)
+#if defined(__x86_64__)
 #include <immintrin.h>
 #endif
 
@@ -89,14 +90,39 @@ inline void store(T* p, Vec<Accumulate<T>> v) {
   }
 }
 
+// Bit j tells whether lane j of a and b is equal.
+template <class V>
+inline uint64_t equal_bits(V a, V b) {
+  constexpr bool kDouble = sizeof(a[0]) == 8;
+#if defined(__AVX512F__)
+  if constexpr (kDouble)
+    return _mm512_cmpeq_pd_mask(std::bit_cast<__m512d>(a), std::bit_cast<__m512d>(b));
+  else
+    return _mm512_cmpeq_ps_mask(std::bit_cast<__m512>(a), std::bit_cast<__m512>(b));
+#elif defined(__AVX2__)
+  const auto equal = a == b;
+  return static_cast<uint32_t>(kDouble ? _mm256_movemask_pd(std::bit_cast<__m256d>(equal))
+                                       : _mm256_movemask_ps(std::bit_cast<__m256>(equal)));
+#elif defined(__SSE2__)
+  const auto equal = a == b;
+  return static_cast<uint32_t>(kDouble ? _mm_movemask_pd(std::bit_cast<__m128d>(equal))
+                                       : _mm_movemask_ps(std::bit_cast<__m128>(equal)));
+#else
+  uint64_t bits = 0;
+  for (int i = 0; i < static_cast<int>(sizeof(V) / sizeof(a[0])); ++i) {
+    bits |= static_cast<uint64_t>(a[i] == b[i]) << i;
+  }
+  return bits;
+#endif
+}
+
 // Lane j of the result comes from `a` where bit `kBit` of j is clear, from `b` where it is set;
 // `Swap` reads the partner lane j ^ kBit instead.
 template <int kBit, bool kSwap, class V>
 inline V interleave(V a, V b) {
   constexpr int kCount = sizeof(V) / sizeof(a[0]);
   return [&]<int... J>(std::integer_sequence<int, J...>) {
-    return __builtin_shufflevector(
-        a, b, ((kSwap ? J ^ kBit : J) + ((J & kBit) ? kCount : 0))...);
+    return __builtin_shufflevector(a, b, ((kSwap ? J ^ kBit : J) + ((J & kBit) ? kCount : 0))...);
   }(std::make_integer_sequence<int, kCount>{});
 }
 
@@ -115,30 +141,13 @@ inline V reduce_rows(V* rows, Combine combine) {
   }
 }
 
-// As reduce_rows, for the maximum of each row and its index; equal values keep the lower index.
-// Lane j of values[0] and indices[0] is the result of row j.
-template <class V, class I, int kBit = sizeof(V) / sizeof(V{}[0]) / 2>
-inline void reduce_rows_argmax(V* values, I* indices) {
-  if constexpr (kBit > 0) {
-    for (int i = 0; i < kBit; ++i) {
-      const V a = interleave<kBit, false>(values[i], values[i + kBit]);
-      const V b = interleave<kBit, true>(values[i], values[i + kBit]);
-      const I at_a = interleave<kBit, false>(indices[i], indices[i + kBit]);
-      const I at_b = interleave<kBit, true>(indices[i], indices[i + kBit]);
-      const auto take_b = (b > a) | ((b == a) & (at_b < at_a));
-      values[i] = take_b ? b : a;
-      indices[i] = take_b ? at_b : at_a;
-    }
-    reduce_rows_argmax<V, I, kBit / 2>(values, indices);
-  }
-}
-
 // Reduction over the lanes of one vector, in a fixed tree order.
 template <class V, class Combine>
 inline auto reduce(V v, Combine combine) {
   constexpr int kCount = sizeof(V) / sizeof(v[0]);
   [&]<int... S>(std::integer_sequence<int, S...>) {
-    ((kCount >> (S + 1) ? void(v = combine(v, interleave<(kCount >> (S + 1)), true>(v, v))) : void()),
+    ((kCount >> (S + 1) ? void(v = combine(v, interleave<(kCount >> (S + 1)), true>(v, v)))
+                        : void()),
      ...);
   }(std::make_integer_sequence<int, 4>{});
   return v[0];

@@ -5,7 +5,16 @@
 
 namespace facekernels {
 
-enum class DType : uint8_t { kFloat32, kFloat64, kFloat16, kBFloat16, kInt32, kInt64, kUInt8, kBool };
+enum class DType : uint8_t {
+  kFloat32,
+  kFloat64,
+  kFloat16,
+  kBFloat16,
+  kInt32,
+  kInt64,
+  kUInt8,
+  kBool
+};
 
 enum class DeviceType : uint8_t { kCpu, kCuda };
 

@@ -26,12 +26,9 @@ void show_access(const PendingCopy& copy) {
 
 bool moves_at_issue(BlockEngine& engine) {
   switch (engine.config().async_copy) {
-    case AsyncCopyTime::kAtIssue:
-      return true;
-    case AsyncCopyTime::kRandom:
-      return (engine.random().next() & 1024) != 0;
-    default:
-      return false;
+    case AsyncCopyTime::kAtIssue: return true;
+    case AsyncCopyTime::kRandom: return (engine.random().next() & 1024) != 0;
+    default: return false;
   }
 }
 
@@ -59,13 +56,15 @@ void copy_async(void* destination, const void* source, size_t bytes, size_t zero
   if (sanitizer::is_poisoned(source, bytes - zero_fill)) reject("the source is out of bounds");
 
   Fiber& fiber = *engine.running();
-  PendingCopy copy{destination, source, bytes, zero_fill, fiber.copy_group, false};
+  PendingCopy copy{destination, source, bytes, zero_fill, fiber.copy_group, false, where};
   show_access(copy);
   if (moves_at_issue(engine)) move(engine.shared(), copy);
   fiber.copies.push_back(copy);
 }
 
-void commit_async_group() { ++BlockEngine::current().running()->copy_group; }
+void commit_async_group() {
+  ++BlockEngine::current().running()->copy_group;
+}
 
 void wait_async_groups(size_t groups_left_pending) {
   BlockEngine& engine = BlockEngine::current();

@@ -10,7 +10,9 @@ inline void __pipeline_memcpy_async(void* shared_destination, const void* global
                                      fk_emu_location);
 }
 
-inline void __pipeline_commit() { facekernels::emulation::commit_async_group(); }
+inline void __pipeline_commit() {
+  facekernels::emulation::commit_async_group();
+}
 
 inline void __pipeline_wait_prior(size_t groups_left_pending) {
   facekernels::emulation::wait_async_groups(groups_left_pending);

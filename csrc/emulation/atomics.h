@@ -39,8 +39,7 @@ template <class T, class Update>
 T atomic_update(T* address, Update update) {
   std::atomic_ref<T> target(*address);
   T old = target.load(std::memory_order_relaxed);
-  while (!target.compare_exchange_weak(old, update(old), kAtomicOrder,
-                                       std::memory_order_relaxed)) {
+  while (!target.compare_exchange_weak(old, update(old), kAtomicOrder, std::memory_order_relaxed)) {
   }
   return old;
 }
@@ -71,13 +70,13 @@ T atomicAdd(T* address, std::type_identity_t<T> value)
 }
 
 // Pairs are added element by element: CUDA does not promise more.
-#define FK_EMU_ATOMIC_ADD_HALF(T, Pair)                                                         \
-  inline T atomicAdd(T* address, T value) {                                                     \
-    return facekernels::emulation::atomic_update_16_bits(address,                               \
+#define FK_EMU_ATOMIC_ADD_HALF(T, Pair)                                                           \
+  inline T atomicAdd(T* address, T value) {                                                       \
+    return facekernels::emulation::atomic_update_16_bits(address,                                 \
                                                          [value](T old) { return old + value; }); \
-  }                                                                                             \
-  inline Pair atomicAdd(Pair* address, Pair value) {                                            \
-    return {atomicAdd(&address->x, value.x), atomicAdd(&address->y, value.y)};                  \
+  }                                                                                               \
+  inline Pair atomicAdd(Pair* address, Pair value) {                                              \
+    return {atomicAdd(&address->x, value.x), atomicAdd(&address->y, value.y)};                    \
   }
 FK_EMU_ATOMIC_ADD_HALF(__half, __half2)
 FK_EMU_ATOMIC_ADD_HALF(__nv_bfloat16, __nv_bfloat162)
@@ -145,14 +144,14 @@ inline unsigned atomicDec(unsigned* address, unsigned limit) {
 }
 
 // The scopes do not differ here.
-#define FK_EMU_ATOMIC_SCOPES(name)                     \
-  template <class T>                                   \
-  T name##_block(T* a, std::type_identity_t<T> value) { \
-    return name(a, value);                             \
-  }                                                    \
-  template <class T>                                   \
+#define FK_EMU_ATOMIC_SCOPES(name)                       \
+  template <class T>                                     \
+  T name##_block(T* a, std::type_identity_t<T> value) {  \
+    return name(a, value);                               \
+  }                                                      \
+  template <class T>                                     \
   T name##_system(T* a, std::type_identity_t<T> value) { \
-    return name(a, value);                             \
+    return name(a, value);                               \
   }
 FK_EMU_ATOMIC_SCOPES(atomicAdd)
 FK_EMU_ATOMIC_SCOPES(atomicMax)

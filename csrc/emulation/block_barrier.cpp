@@ -24,26 +24,23 @@ int BlockEngine::wait_at_barrier(Operation operation, bool predicate, const Sour
 }
 
 // All living threads wait, but do they wait in the same barrier?
-void BlockEngine::check_barrier(const Fiber& first) const {
-  BlockEngine& engine = const_cast<BlockEngine&>(*this);
+void BlockEngine::check_barrier(const Fiber& first) {
   for (uint32_t i = 0; i < thread_count_; ++i) {
     const Fiber& fiber = fibers_[i];
     if (fiber.state != ThreadState::kAtBarrier) continue;
     if (fiber.operation == first.operation && same_place(fiber.where, first.where)) continue;
-    engine.fail(fiber, std::string("divergent barrier: this thread waits in ") +
-                           operation_name(fiber.operation) + " at " + location_text(fiber.where) +
-                           " but thread " + std::to_string(first.linear_index) +
-                           " of the block in " + operation_name(first.operation) + " at " +
-                           location_text(first.where));
+    fail(fiber, std::string("divergent barrier: this thread waits in ") +
+                    operation_name(fiber.operation) + " at " + location_text(fiber.where) +
+                    " but thread " + std::to_string(first.linear_index) + " of the block in " +
+                    operation_name(first.operation) + " at " + location_text(first.where));
   }
   if (alive_ == thread_count_) return;
   uint32_t exited = 0;
   while (fibers_[exited].state != ThreadState::kExited) ++exited;
-  engine.fail(fibers_[exited],
-              std::string("divergent barrier: this thread has exited before ") +
-                  operation_name(first.operation) + " at " + location_text(first.where) +
-                  ", where others wait (" + std::to_string(thread_count_ - alive_) + " of " +
-                  std::to_string(thread_count_) + " threads have exited)");
+  fail(fibers_[exited], std::string("divergent barrier: this thread has exited before ") +
+                            operation_name(first.operation) + " at " + location_text(first.where) +
+                            ", where others wait (" + std::to_string(thread_count_ - alive_) +
+                            " of " + std::to_string(thread_count_) + " threads have exited)");
 }
 
 void BlockEngine::release_barrier_if_complete() {
@@ -62,14 +59,9 @@ void BlockEngine::release_barrier_if_complete() {
   for (uint32_t i = 0; i < thread_count_; ++i) {
     Fiber& fiber = fibers_[i];
     switch (fiber.operation) {
-      case Operation::kSyncThreadsCount:
-        fiber.barrier_result = holds;
-        break;
-      case Operation::kSyncThreadsAnd:
-        fiber.barrier_result = holds == waiting;
-        break;
-      default:
-        fiber.barrier_result = holds != 0;
+      case Operation::kSyncThreadsCount: fiber.barrier_result = holds; break;
+      case Operation::kSyncThreadsAnd: fiber.barrier_result = holds == waiting; break;
+      default: fiber.barrier_result = holds != 0;
     }
   }
   at_barrier_ = 0;

@@ -78,6 +78,7 @@ class BlockEngine {
   void set_thread_indices();
   void name_fiber(const Fiber& fiber);
   void start_block(uint64_t block);
+  void order_abandoned_threads();
 
   void switch_to(Fiber* target);  // null: back to run_block
   Fiber* next_ready();
@@ -87,7 +88,7 @@ class BlockEngine {
 
   void exit_thread(Fiber& fiber);
   void release_barrier_if_complete();
-  void check_barrier(const Fiber& first) const;
+  void check_barrier(const Fiber& first);
   void complete_warp_calls(Warp& warp, uint32_t warp_index);
   void finish_warp_call(const PendingWarpCall& call, uint32_t warp_index);
   void check_shuffle_sources(const PendingWarpCall& call, LaneData* const lanes[kLanes],

@@ -29,7 +29,9 @@ inline void __threadfence() {}
 inline void __threadfence_block() {}
 inline void __threadfence_system() {}
 
-inline void __nanosleep(unsigned) { facekernels::emulation::yield_thread(); }
+inline void __nanosleep(unsigned) {
+  facekernels::emulation::yield_thread();
+}
 
 [[noreturn]] inline void __trap(FK_EMU_HERE) {
   facekernels::emulation::report_error("__trap()", fk_emu_location);

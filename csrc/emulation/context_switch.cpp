@@ -104,6 +104,8 @@ void* make_context(void* stack_top, void (*entry)()) {
 
 namespace facekernels::emulation {
 
-void switch_context(void** saved, void* target) { facekernels_emulation_switch(saved, target); }
+void switch_context(void** saved, void* target) {
+  facekernels_emulation_switch(saved, target);
+}
 
 }  // namespace facekernels::emulation

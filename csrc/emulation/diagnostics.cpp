@@ -35,30 +35,18 @@ std::string ranges_text(const std::vector<uint32_t>& sorted) {
 
 const char* operation_name(Operation operation) {
   switch (operation) {
-    case Operation::kSyncThreads:
-      return "__syncthreads";
-    case Operation::kSyncThreadsCount:
-      return "__syncthreads_count";
-    case Operation::kSyncThreadsAnd:
-      return "__syncthreads_and";
-    case Operation::kSyncThreadsOr:
-      return "__syncthreads_or";
-    case Operation::kSyncWarp:
-      return "__syncwarp";
-    case Operation::kShuffle:
-      return "__shfl_*_sync";
-    case Operation::kBallot:
-      return "__ballot_sync";
-    case Operation::kAny:
-      return "__any_sync";
-    case Operation::kAll:
-      return "__all_sync";
-    case Operation::kMatchAny:
-      return "__match_any_sync";
-    case Operation::kMatchAll:
-      return "__match_all_sync";
-    case Operation::kReduce:
-      return "__reduce_*_sync";
+    case Operation::kSyncThreads: return "__syncthreads";
+    case Operation::kSyncThreadsCount: return "__syncthreads_count";
+    case Operation::kSyncThreadsAnd: return "__syncthreads_and";
+    case Operation::kSyncThreadsOr: return "__syncthreads_or";
+    case Operation::kSyncWarp: return "__syncwarp";
+    case Operation::kShuffle: return "__shfl_*_sync";
+    case Operation::kBallot: return "__ballot_sync";
+    case Operation::kAny: return "__any_sync";
+    case Operation::kAll: return "__all_sync";
+    case Operation::kMatchAny: return "__match_any_sync";
+    case Operation::kMatchAll: return "__match_all_sync";
+    case Operation::kReduce: return "__reduce_*_sync";
   }
   return "unknown operation";
 }
@@ -90,14 +78,10 @@ std::string BlockEngine::describe_state(const Fiber& fiber) const {
     return std::string("waiting in ") + operation_name(fiber.operation);
   };
   switch (fiber.state) {
-    case ThreadState::kExited:
-      return "exited";
-    case ThreadState::kReady:
-      return "running or ready to run";
-    case ThreadState::kAtBarrier:
-      return waits() + " at " + location_text(fiber.where);
-    case ThreadState::kInWarpCall:
-      break;
+    case ThreadState::kExited: return "exited";
+    case ThreadState::kReady: return "running or ready to run";
+    case ThreadState::kAtBarrier: return waits() + " at " + location_text(fiber.where);
+    case ThreadState::kInWarpCall: break;
   }
   const Warp& warp = warps_[fiber.warp];
   uint32_t arrived = 0;
@@ -124,10 +108,11 @@ std::string BlockEngine::describe_all_threads() const {
 // ThreadSanitizer prints the name of a thread in its reports; it keeps 63 characters.
 void BlockEngine::name_fiber(const Fiber& fiber) {
   if (!__tsan_set_fiber_name) return;
-  char name[64];
-  std::snprintf(name, sizeof name, "%.20s block %s thread %s", launch_->kernel_name,
-                index_text(block_index_).c_str(), index_text(fiber.thread_index).c_str());
-  __tsan_set_fiber_name(fiber.tsan_fiber, name);
+  constexpr size_t kMaxLength = 63;
+  const std::string place =
+      " block " + index_text(block_index_) + " thread " + index_text(fiber.thread_index);
+  const std::string name = std::string(launch_->kernel_name).substr(0, kMaxLength - place.size());
+  __tsan_set_fiber_name(fiber.tsan_fiber, (name + place).c_str());
 }
 
 }  // namespace facekernels::emulation

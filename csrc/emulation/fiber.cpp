@@ -16,7 +16,9 @@ size_t page_bytes() {
   return bytes;
 }
 
-size_t whole_pages(size_t bytes) { return (bytes + page_bytes() - 1) / page_bytes() * page_bytes(); }
+size_t whole_pages(size_t bytes) {
+  return (bytes + page_bytes() - 1) / page_bytes() * page_bytes();
+}
 
 constexpr int kProtection = PROT_READ | PROT_WRITE;
 constexpr int kMapping = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE;

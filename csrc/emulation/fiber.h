@@ -46,6 +46,7 @@ struct PendingCopy {
   size_t zero_fill;  // of `bytes`, how many at the end are zeros instead of data
   size_t group;
   bool moved;
+  SourceLocation where;
 };
 
 struct Fiber {

@@ -2,7 +2,9 @@
 // work on the host, except for what math_functions.h and atomics.h add.
 #pragma once
 
-#include "cuda_types.h"
+// clang-format off
+#include "cuda_types.h"  // first: it defines the qualifiers
+// clang-format on
 
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>

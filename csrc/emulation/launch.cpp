@@ -36,7 +36,8 @@ void check_limits(const Launch& launch) {
     reject("the grid " + size_text(grid) + " is too large: at most (2147483647,65535,65535)");
   }
   if (launch.dynamic_shared_bytes > launch.config.max_shared_bytes) {
-    reject(std::to_string(launch.dynamic_shared_bytes) + " bytes of dynamic shared memory, at most " +
+    reject(std::to_string(launch.dynamic_shared_bytes) +
+           " bytes of dynamic shared memory, at most " +
            std::to_string(launch.config.max_shared_bytes) + " are allowed");
   }
 }
@@ -57,15 +58,12 @@ class BlockOrder {
   // A stride without a common factor visits every block once.
   uint64_t at(uint64_t position) const {
     switch (schedule_) {
-      case Schedule::kForward:
-        return position;
-      case Schedule::kReverse:
-        return blocks_ - 1 - position;
-      case Schedule::kRandom:
-        break;
+      case Schedule::kForward: return position;
+      case Schedule::kReverse: return blocks_ - 1 - position;
+      case Schedule::kRandom: break;
     }
-    return static_cast<uint64_t>(
-        (first_ + static_cast<unsigned __int128>(position) * stride_) % blocks_);
+    return static_cast<uint64_t>((first_ + static_cast<unsigned __int128>(position) * stride_) %
+                                 blocks_);
   }
 
  private:
@@ -115,8 +113,8 @@ class Grid {
 
 void run_grid(const char* kernel_name, dim3 grid, dim3 block, size_t smem_bytes,
               void (*run_thread)(void*), void* argument) {
-  const Launch launch{kernel_name, grid,     block, smem_bytes, run_thread, argument,
-                      Config::from_environment()};
+  const Launch launch{
+      kernel_name, grid, block, smem_bytes, run_thread, argument, Config::from_environment()};
   if (launch.blocks() == 0) return;
   check_limits(launch);
   name_thread_in_sanitizer_reports();

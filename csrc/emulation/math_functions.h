@@ -11,11 +11,21 @@
 
 // ----------------------------------------------------------------------------- integer
 
-inline int __popc(unsigned x) { return std::popcount(x); }
-inline int __popcll(unsigned long long x) { return std::popcount(x); }
-inline int __clz(int x) { return std::countl_zero(static_cast<unsigned>(x)); }
-inline int __clzll(long long x) { return std::countl_zero(static_cast<unsigned long long>(x)); }
-inline int __ffs(int x) { return x ? std::countr_zero(static_cast<unsigned>(x)) + 1 : 0; }
+inline int __popc(unsigned x) {
+  return std::popcount(x);
+}
+inline int __popcll(unsigned long long x) {
+  return std::popcount(x);
+}
+inline int __clz(int x) {
+  return std::countl_zero(static_cast<unsigned>(x));
+}
+inline int __clzll(long long x) {
+  return std::countl_zero(static_cast<unsigned long long>(x));
+}
+inline int __ffs(int x) {
+  return x ? std::countr_zero(static_cast<unsigned>(x)) + 1 : 0;
+}
 inline int __ffsll(long long x) {
   return x ? std::countr_zero(static_cast<unsigned long long>(x)) + 1 : 0;
 }
@@ -35,12 +45,24 @@ inline int __mulhi(int a, int b) {
 
 // -------------------------------------------------------------------------- bit casts
 
-inline float __int_as_float(int x) { return std::bit_cast<float>(x); }
-inline int __float_as_int(float x) { return std::bit_cast<int>(x); }
-inline float __uint_as_float(unsigned x) { return std::bit_cast<float>(x); }
-inline unsigned __float_as_uint(float x) { return std::bit_cast<unsigned>(x); }
-inline double __longlong_as_double(long long x) { return std::bit_cast<double>(x); }
-inline long long __double_as_longlong(double x) { return std::bit_cast<long long>(x); }
+inline float __int_as_float(int x) {
+  return std::bit_cast<float>(x);
+}
+inline int __float_as_int(float x) {
+  return std::bit_cast<int>(x);
+}
+inline float __uint_as_float(unsigned x) {
+  return std::bit_cast<float>(x);
+}
+inline unsigned __float_as_uint(float x) {
+  return std::bit_cast<unsigned>(x);
+}
+inline double __longlong_as_double(long long x) {
+  return std::bit_cast<double>(x);
+}
+inline long long __double_as_longlong(double x) {
+  return std::bit_cast<long long>(x);
+}
 
 // -------------------------------------------------------- conversions (out of range clamps)
 
@@ -53,33 +75,75 @@ inline int float_to_int(float x) {
 }
 }  // namespace facekernels::emulation
 
-inline int __float2int_rz(float x) { return facekernels::emulation::float_to_int(x); }
+inline int __float2int_rz(float x) {
+  return facekernels::emulation::float_to_int(x);
+}
 inline int __float2int_rn(float x) {
   return facekernels::emulation::float_to_int(std::nearbyint(x));
 }
-inline int __float2int_rd(float x) { return facekernels::emulation::float_to_int(std::floor(x)); }
-inline int __float2int_ru(float x) { return facekernels::emulation::float_to_int(std::ceil(x)); }
-inline float __int2float_rn(int x) { return static_cast<float>(x); }
-inline float __double2float_rn(double x) { return static_cast<float>(x); }
+inline int __float2int_rd(float x) {
+  return facekernels::emulation::float_to_int(std::floor(x));
+}
+inline int __float2int_ru(float x) {
+  return facekernels::emulation::float_to_int(std::ceil(x));
+}
+inline float __int2float_rn(int x) {
+  return static_cast<float>(x);
+}
+inline float __double2float_rn(double x) {
+  return static_cast<float>(x);
+}
 
 // ----------------------------------------------------------------------- floating point
 
-inline float __expf(float x) { return std::exp(x); }
-inline float __logf(float x) { return std::log(x); }
-inline float __log2f(float x) { return std::log2(x); }
-inline float __powf(float x, float y) { return std::pow(x, y); }
-inline float __sinf(float x) { return std::sin(x); }
-inline float __cosf(float x) { return std::cos(x); }
-inline float __fdividef(float a, float b) { return a / b; }
-inline float __fadd_rn(float a, float b) { return a + b; }
-inline float __fsub_rn(float a, float b) { return a - b; }
-inline float __fmul_rn(float a, float b) { return a * b; }
-inline float __fdiv_rn(float a, float b) { return a / b; }
-inline float __frcp_rn(float a) { return 1.0f / a; }
-inline float __fsqrt_rn(float a) { return std::sqrt(a); }
-inline float __fmaf_rn(float a, float b, float c) { return std::fma(a, b, c); }
-inline float rsqrtf(float x) { return 1.0f / std::sqrt(x); }
-inline double rsqrt(double x) { return 1.0 / std::sqrt(x); }
+inline float __expf(float x) {
+  return std::exp(x);
+}
+inline float __logf(float x) {
+  return std::log(x);
+}
+inline float __log2f(float x) {
+  return std::log2(x);
+}
+inline float __powf(float x, float y) {
+  return std::pow(x, y);
+}
+inline float __sinf(float x) {
+  return std::sin(x);
+}
+inline float __cosf(float x) {
+  return std::cos(x);
+}
+inline float __fdividef(float a, float b) {
+  return a / b;
+}
+inline float __fadd_rn(float a, float b) {
+  return a + b;
+}
+inline float __fsub_rn(float a, float b) {
+  return a - b;
+}
+inline float __fmul_rn(float a, float b) {
+  return a * b;
+}
+inline float __fdiv_rn(float a, float b) {
+  return a / b;
+}
+inline float __frcp_rn(float a) {
+  return 1.0f / a;
+}
+inline float __fsqrt_rn(float a) {
+  return std::sqrt(a);
+}
+inline float __fmaf_rn(float a, float b, float c) {
+  return std::fma(a, b, c);
+}
+inline float rsqrtf(float x) {
+  return 1.0f / std::sqrt(x);
+}
+inline double rsqrt(double x) {
+  return 1.0 / std::sqrt(x);
+}
 
 inline float __saturatef(float x) {
   if (!(x > 0.0f)) return 0.0f;  // NaN too

@@ -1,6 +1,6 @@
 // The functions that AddressSanitizer's instrumentation calls before an access when the kernel is
 // compiled with
-//   g++:     -fsanitize=address --param asan-instrumentation-with-call-threshold=0
+//   g++:     -fsanitize=address --param=asan-instrumentation-with-call-threshold=0
 //   clang++: -fsanitize=address -mllvm -asan-instrumentation-with-call-threshold=0
 // They do what the sanitizer's own ones do and, besides, know shared memory: accesses outside a
 // variable are reported with kernel, block and thread, and so are reads of unwritten memory.
@@ -30,8 +30,8 @@ std::string describe_access(const SharedArena& arena, const void* address, size_
   const SharedVariable* variable = arena.nearest(address);
   if (!variable) return text + "shared memory";
   const ptrdiff_t offset = static_cast<const char*>(address) - variable->address;
-  return text + "byte " + std::to_string(offset) + " of shared variable '" + variable->name + "' (" +
-         std::to_string(variable->bytes) + " bytes)";
+  return text + "byte " + std::to_string(offset) + " of shared variable '" + variable->name +
+         "' (" + std::to_string(variable->bytes) + " bytes)";
 }
 
 void check_access(const void* address, size_t bytes, bool is_write, void* pc, void* frame) {
@@ -58,17 +58,25 @@ void check_access(const void* address, size_t bytes, bool is_write, void* pc, vo
 }  // namespace facekernels::emulation
 
 #define FK_EMU_HOOK extern "C" __attribute__((visibility("hidden"))) void
-#define FK_EMU_CHECK(address, bytes, is_write)                                                  \
+#define FK_EMU_CHECK(address, bytes, is_write)                                                \
   facekernels::emulation::check_access(address, bytes, is_write, __builtin_return_address(0), \
                                        __builtin_frame_address(0))
-#define FK_EMU_HOOKS(bytes)                                                             \
-  FK_EMU_HOOK __asan_load##bytes(const void* a) { FK_EMU_CHECK(a, bytes, false); }      \
-  FK_EMU_HOOK __asan_store##bytes(const void* a) { FK_EMU_CHECK(a, bytes, true); }
+#define FK_EMU_HOOKS(bytes)                        \
+  FK_EMU_HOOK __asan_load##bytes(const void* a) {  \
+    FK_EMU_CHECK(a, bytes, false);                 \
+  }                                                \
+  FK_EMU_HOOK __asan_store##bytes(const void* a) { \
+    FK_EMU_CHECK(a, bytes, true);                  \
+  }
 
 FK_EMU_HOOKS(1)
 FK_EMU_HOOKS(2)
 FK_EMU_HOOKS(4)
 FK_EMU_HOOKS(8)
 FK_EMU_HOOKS(16)
-FK_EMU_HOOK __asan_loadN(const void* a, size_t bytes) { FK_EMU_CHECK(a, bytes, false); }
-FK_EMU_HOOK __asan_storeN(const void* a, size_t bytes) { FK_EMU_CHECK(a, bytes, true); }
+FK_EMU_HOOK __asan_loadN(const void* a, size_t bytes) {
+  FK_EMU_CHECK(a, bytes, false);
+}
+FK_EMU_HOOK __asan_storeN(const void* a, size_t bytes) {
+  FK_EMU_CHECK(a, bytes, true);
+}

@@ -3,10 +3,10 @@
 
 #include <type_traits>
 
-#define FK_EMU_LOAD(name)      \
-  template <class T>           \
-  T name(const T* address) {   \
-    return *address;           \
+#define FK_EMU_LOAD(name)    \
+  template <class T>         \
+  T name(const T* address) { \
+    return *address;         \
   }
 FK_EMU_LOAD(__ldg)
 FK_EMU_LOAD(__ldca)

@@ -83,6 +83,6 @@ void run_grid(const char* kernel_name, dim3 grid, dim3 block, size_t smem_bytes,
 }  // namespace facekernels::emulation
 
 // Last parameter of every built-in that can fail: the line of the kernel that called it.
-#define FK_EMU_HERE                                                  \
+#define FK_EMU_HERE                                                 \
   const ::facekernels::emulation::SourceLocation& fk_emu_location = \
       ::facekernels::emulation::SourceLocation::current()

@@ -33,8 +33,12 @@ FK_EMU_WEAK void AnnotateIgnoreWritesEnd(const char* file, int line);
 
 namespace facekernels::emulation::sanitizer {
 
-inline bool has_address() { return __asan_poison_memory_region != nullptr; }
-inline bool has_thread() { return __tsan_create_fiber != nullptr; }
+inline bool has_address() {
+  return __asan_poison_memory_region != nullptr;
+}
+inline bool has_thread() {
+  return __tsan_create_fiber != nullptr;
+}
 
 inline void poison(const void* address, size_t bytes) {
   if (__asan_poison_memory_region) __asan_poison_memory_region(address, bytes);

@@ -25,4 +25,6 @@ void name_thread_in_sanitizer_reports() {
 
 // libubsan calls this before each report. Only a definition that comes first in the program's
 // symbol order takes effect: in an executable, but not in a library that Python loads.
-extern "C" FK_EMU_WEAK void __ubsan_on_report() { facekernels::emulation::print_running_thread(); }
+extern "C" FK_EMU_WEAK void __ubsan_on_report() {
+  facekernels::emulation::print_running_thread();
+}

@@ -18,6 +18,8 @@ namespace {
 
 FK_EMU_THREAD_LOCAL BlockEngine* current_engine = nullptr;
 
+constexpr unsigned kNoHappensBefore = 1;  // flag of __tsan_switch_to_fiber
+
 }  // namespace
 
 BlockEngine& BlockEngine::current() {
@@ -27,7 +29,9 @@ BlockEngine& BlockEngine::current() {
   return *current_engine;
 }
 
-BlockEngine* BlockEngine::current_or_null() { return current_engine; }
+BlockEngine* BlockEngine::current_or_null() {
+  return current_engine;
+}
 
 BlockEngine::~BlockEngine() {
   const sanitizer::IgnoreAccesses ignore;
@@ -105,7 +109,6 @@ void BlockEngine::begin_launch(const Launch& launch) {
 }
 
 void BlockEngine::end_launch() {
-  sanitizer::acquire(&block_end_edge_);
   current_engine = nullptr;
   launch_ = nullptr;
 }
@@ -147,6 +150,8 @@ void BlockEngine::run_block(uint64_t block) {
   start_block(block);
   sanitizer::release(&block_start_edge_);
   switch_to(next_ready());
+  if (alive_ != 0) order_abandoned_threads();
+  sanitizer::acquire(&block_end_edge_);
   if (error_.empty() && alive_ != 0) {
     const uint3 b = block_index_;
     error_ = std::string("kernel ") + launch_->kernel_name + " block (" + std::to_string(b.x) +
@@ -154,6 +159,18 @@ void BlockEngine::run_block(uint64_t block) {
              describe_all_threads();
   }
   if (!error_.empty()) throw DeviceError(error_);
+}
+
+// After an error, threads that still wait will never return: what they did so far must count as
+// finished before the caller frees the kernel's memory.
+void BlockEngine::order_abandoned_threads() {
+  if (!sanitizer::has_thread()) return;
+  for (uint32_t i = 0; i < thread_count_; ++i) {
+    if (fibers_[i].state == ThreadState::kExited) continue;
+    __tsan_switch_to_fiber(fibers_[i].tsan_fiber, kNoHappensBefore);
+    sanitizer::release(&block_end_edge_);
+  }
+  __tsan_switch_to_fiber(main_tsan_fiber_, kNoHappensBefore);
 }
 
 void BlockEngine::fiber_main() {
@@ -184,8 +201,8 @@ void BlockEngine::exit_thread(Fiber& fiber) {
   Warp& warp = warps_[fiber.warp];
   warp.exited |= 1u << fiber.lane;
   if (!fiber.copies.empty()) {
-    fail("the thread exits with asynchronous copies that it never waited for "
-         "(__pipeline_wait_prior)");
+    fail("the thread exits without __pipeline_wait_prior for the asynchronous copy at " +
+         location_text(fiber.copies.front().where));
   }
   // Others may have waited only for this thread.
   if (warp.pending_count) complete_warp_calls(warp, fiber.warp);
@@ -196,12 +213,10 @@ void BlockEngine::switch_to(Fiber* target) {
   Fiber* const from = running_;
   void** const fake_stack = from ? &from->asan_fake_stack : &main_asan_fake_stack_;
   if (__sanitizer_start_switch_fiber) {
-    __sanitizer_start_switch_fiber(fake_stack,
-                                   target ? target->stack.bottom() : main_stack_bottom_,
+    __sanitizer_start_switch_fiber(fake_stack, target ? target->stack.bottom() : main_stack_bottom_,
                                    target ? target->stack.bytes() : main_stack_bytes_);
   }
   if (sanitizer::has_thread()) {
-    constexpr unsigned kNoHappensBefore = 1;
     __tsan_switch_to_fiber(target ? target->tsan_fiber : main_tsan_fiber_, kNoHappensBefore);
   }
   running_ = target;
@@ -241,9 +256,13 @@ void BlockEngine::fail(const Fiber& culprit, const std::string& message) {
   std::abort();  // never resumed: the next launch makes new fibers
 }
 
-void yield_thread() { BlockEngine::current().yield(); }
+void yield_thread() {
+  BlockEngine::current().yield();
+}
 
-unsigned lane_index() { return BlockEngine::current().running()->lane; }
+unsigned lane_index() {
+  return BlockEngine::current().running()->lane;
+}
 
 void report_error(const std::string& message, const SourceLocation& where) {
   BlockEngine::current().fail(message + " at " + location_text(where));

@@ -11,7 +11,7 @@ namespace facekernels::emulation {
 namespace {
 
 constexpr unsigned char kUnwritten = 0xFF;
-constexpr size_t kRedZone = 64;             // poisoned bytes behind every variable
+constexpr size_t kRedZone = 64;              // poisoned bytes behind every variable
 constexpr size_t kRedZonesRoom = 64 * 1024;  // what alignment and red zones may add up to
 constexpr size_t kGuaranteedAlignment = 16;
 

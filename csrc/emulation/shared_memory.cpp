@@ -37,8 +37,7 @@ void* shared_variable(const void* key, size_t bytes, size_t alignment, const cha
   const size_t dynamic = engine.launch().dynamic_shared_bytes;
   if (total + dynamic > engine.config().max_shared_bytes) {
     reject("static and dynamic shared memory add up to " + std::to_string(total + dynamic) +
-           " bytes, at most " + std::to_string(engine.config().max_shared_bytes) +
-           " are allowed");
+           " bytes, at most " + std::to_string(engine.config().max_shared_bytes) + " are allowed");
   }
   const SharedVariable* variable =
       add(engine.shared(), key, name, bytes, std::max(alignment, kMinAlignment));
@@ -50,9 +49,8 @@ void* dynamic_shared_memory() {
   BlockEngine& engine = BlockEngine::current();
   static const char key = 0;
   if (const SharedVariable* known = engine.shared().find(&key)) return known->address;
-  const SharedVariable* variable =
-      add(engine.shared(), &key, "dynamic shared memory", engine.launch().dynamic_shared_bytes,
-          kDynamicAlignment);
+  const SharedVariable* variable = add(engine.shared(), &key, "dynamic shared memory",
+                                       engine.launch().dynamic_shared_bytes, kDynamicAlignment);
   if (!variable) engine.fail("too many shared variables for the emulation");
   return variable->address;
 }

@@ -28,8 +28,13 @@ PendingWarpCall& BlockEngine::join_warp_call(Warp& warp, const WarpCall& call,
     return pending;
   }
   PendingWarpCall& pending = warp.pending[warp.pending_count++];
-  pending = {call.operation, call.mask, 0,    call.input_bytes,
-             call.combine,   where,     warp.calls++ % Warp::kEdges};
+  pending = {call.operation,
+             call.mask,
+             0,
+             call.input_bytes,
+             call.combine,
+             where,
+             warp.calls++ % Warp::kEdges};
   return pending;
 }
 
@@ -98,9 +103,8 @@ void BlockEngine::finish_warp_call(const PendingWarpCall& call, uint32_t warp_in
     call.combine(lanes, call.arrived, call.input_bytes);
   }
   Fiber* const completing = running_;
-  make_ready(first, count, [&](const Fiber& fiber) {
-    return takes_part(fiber.lane) && &fiber != completing;
-  });
+  make_ready(first, count,
+             [&](const Fiber& fiber) { return takes_part(fiber.lane) && &fiber != completing; });
   if (completing->state == ThreadState::kInWarpCall) completing->state = ThreadState::kReady;
 }
 

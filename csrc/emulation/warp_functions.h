@@ -2,7 +2,6 @@
 // ISA's description of shfl.sync. None of these orders memory; only __syncwarp does.
 #pragma once
 
-#include <bit>
 #include <cstring>
 #include <functional>
 #include <type_traits>
@@ -241,8 +240,8 @@ unsigned __match_all_sync(unsigned mask, T value, int* predicate, FK_EMU_HERE) {
 
 // -------------------------------------------------------------------------- reductions
 
-#define FK_EMU_REDUCTION(name, T, Function)                                     \
-  inline T name(unsigned mask, T value, FK_EMU_HERE) {                          \
+#define FK_EMU_REDUCTION(name, T, Function)                                        \
+  inline T name(unsigned mask, T value, FK_EMU_HERE) {                             \
     return facekernels::emulation::reduce<Function>(mask, value, fk_emu_location); \
   }
 

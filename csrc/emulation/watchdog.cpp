@@ -56,8 +56,8 @@ class Watchdog {
   // Reads the engine while its thread runs, which only a process about to abort may do.
   [[noreturn]] static void give_up(const BlockEngine& engine) {
     const Fiber* fiber = engine.running();
-    const std::string who =
-        fiber ? engine.describe_thread(*fiber) : std::string("kernel ") + engine.launch().kernel_name;
+    const std::string who = fiber ? engine.describe_thread(*fiber)
+                                  : std::string("kernel ") + engine.launch().kernel_name;
     std::fprintf(stderr,
                  "%s: has neither waited nor returned for %zu seconds (an endless loop, or a spin "
                  "on a value that another thread of the block must write)%s\n",

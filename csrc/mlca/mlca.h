@@ -33,16 +33,16 @@ struct ForwardArgs {
   bool average;  // pool = average
   const void* x;
   // Weights, statistics and scale are float, or double when x is.
-  const void* w1;  // [G, R, C]
-  const void* b1;  // [G, R]
-  const void* w2;  // [G, C, R]
-  const void* b2;  // [G, C]
-  void* out;       // [G, B, C], dtype of x
-  void* scale;     // [G, B, C]
-  void* mean;      // [G, B, C]
-  void* max;       // [G, B, C]
-  void* relu_mean; // [G, B, C]; only for pool = average
-  int32_t* argmax; // [G, B, C]; lowest index among equal maxima
+  const void* w1;   // [G, R, C]
+  const void* b1;   // [G, R]
+  const void* w2;   // [G, C, R]
+  const void* b2;   // [G, C]
+  void* out;        // [G, B, C], dtype of x
+  void* scale;      // [G, B, C]
+  void* mean;       // [G, B, C]
+  void* max;        // [G, B, C]
+  void* relu_mean;  // [G, B, C]; only for pool = average
+  int32_t* argmax;  // [G, B, C], lowest index among equal maxima; null where no gradient follows
 };
 
 // dx_p = d_mean / P + d_max [p = argmax] + d_relu_mean / P [x_p > 0]

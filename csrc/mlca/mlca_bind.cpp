@@ -22,13 +22,13 @@ MapLayout layout_of(const char* name, const TensorView& x) {
     return std::string(name) + " must be contiguous in [C, H, W] or in [H, W, C], got strides " +
            shape_string(x.strides, x.ndim);
   });
-  check_lazy(height * width > 0 || x.numel() == 0, [&] {
-    return std::string(name) + " must have a map of at least one position";
-  });
+  check_lazy(height * width > 0 || x.numel() == 0,
+             [&] { return std::string(name) + " must have a map of at least one position"; });
   return {x.size(0),   x.size(1),   x.size(2),   height * width,
           x.stride(0), x.stride(1), x.stride(2), stride};
 }
 
+// `relu_mean` and `argmax` may be tensors without elements: then they are not computed.
 void mlca_forward(const TensorView& x, const TensorView& w1, const TensorView& b1,
                   const TensorView& w2, const TensorView& b2, bool average, const TensorView& out,
                   const TensorView& scale, const TensorView& mean, const TensorView& max,
@@ -44,14 +44,16 @@ void mlca_forward(const TensorView& x, const TensorView& w1, const TensorView& b
   check_dense("scale", scale, acc, x.device, {g, b, c});
   check_dense("mean", mean, acc, x.device, {g, b, c});
   check_dense("max", max, acc, x.device, {g, b, c});
-  check_dense("argmax", argmax, DType::kInt32, x.device, {g, b, c});
+  const bool with_argmax = argmax.numel() > 0;
+  if (with_argmax) check_dense("argmax", argmax, DType::kInt32, x.device, {g, b, c});
   if (average) check_dense("relu_mean", relu_mean, acc, x.device, {g, b, c});
   if (m.rows() == 0) return;
-  launch_on(x.device,
-            ForwardArgs{m, x.dtype, r, average, x.data, w1.data, b1.data, w2.data, b2.data,
-                        out.data, scale.data, mean.data, max.data,
-                        average ? relu_mean.data : nullptr, argmax.data_as<int32_t>()},
-            &forward_cpu, &forward_cuda);
+  launch_on(
+      x.device,
+      ForwardArgs{m, x.dtype, r, average, x.data, w1.data, b1.data, w2.data, b2.data, out.data,
+                  scale.data, mean.data, max.data, average ? relu_mean.data : nullptr,
+                  with_argmax ? argmax.data_as<int32_t>() : nullptr},
+      &forward_cpu, &forward_cuda);
 }
 
 // `x` is read only for average pooling; otherwise any tensor without elements stands for it.

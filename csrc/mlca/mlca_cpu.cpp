@@ -1,8 +1,10 @@
 #include <algorithm>
+#include <bit>
 #include <vector>
 
 #include "core/parallel.h"
 #include "core/simd.h"
+#include "core/simd_math.h"
 #include "mlca/mlca.h"
 #include "mlca/mlca_math.h"
 
@@ -16,54 +18,66 @@ template <class A>
 struct Stats {
   A* mean;
   A* max;
-  A* relu_mean;  // null unless pool = average
-  int32_t* argmax;
+  A* relu_mean;     // null unless pool = average
+  int32_t* argmax;  // null unless a backward pass follows
 };
 
-// Lane-wise running statistics of a row: sums, and the maximum with its position.
+// Lane-wise sums and maximum of one row.
 template <class A>
-struct Running {
-  Vec<A> sum{};
-  Vec<A> relu_sum{};
-  Vec<A> max;
-  Vec<IndexOf<A>> index;
-
-  explicit Running(Vec<A> first, Vec<IndexOf<A>> at) : max(first), index(at) {}
-
-  template <bool kAverage>
-  void add_values(Vec<A> v) {
-    sum += v;
-    if constexpr (kAverage) relu_sum += v <= Vec<A>{} ? Vec<A>{} : v;
-  }
-  void offer(Vec<A> v, Vec<IndexOf<A>> at) {
-    const auto greater = v > max;
-    max = greater ? v : max;
-    index = greater ? at : index;
-  }
+struct RowSums {
+  Vec<A> sum, relu_sum, max;
 };
+
+template <class A>
+Vec<A> relu_of(Vec<A> v) {
+  return v <= Vec<A>{} ? Vec<A>{} : v;
+}
 
 // One contiguous row of at least a vector. The last, partial vector is loaded so that it ends with
 // the row: lanes already counted are masked in the sums and harmless in the maximum.
 template <class T, bool kAverage, class A = Accumulate<T>>
-Running<A> scan_row(const T* row, int64_t positions) {
+inline __attribute__((always_inline)) RowSums<A> scan_row(const T* row, int64_t positions) {
   using I = IndexOf<A>;
   constexpr int kWidth = kLanes<A>;
-  const Vec<I> lane = iota<I>();
-  Running<A> run(load(row), lane);
-  run.template add_values<kAverage>(run.max);
+  const Vec<A> first = load(row);
+  RowSums<A> s{first, relu_of<A>(first), first};
   int64_t p = kWidth;
   for (; p + kWidth <= positions; p += kWidth) {
     const Vec<A> v = load(row + p);
-    run.template add_values<kAverage>(v);
-    run.offer(v, lane + static_cast<I>(p));
+    s.sum += v;
+    if constexpr (kAverage) s.relu_sum += relu_of<A>(v);
+    s.max = maximum(s.max, v);
   }
   if (p < positions) {
     const int64_t start = positions - kWidth;
     const Vec<A> v = load(row + start);
-    run.template add_values<kAverage>(lane >= splat(static_cast<I>(p - start)) ? v : Vec<A>{});
-    run.offer(v, lane + static_cast<I>(start));
+    const Vec<A> fresh = iota<I>() >= splat(static_cast<I>(p - start)) ? v : Vec<A>{};
+    s.sum += fresh;
+    if constexpr (kAverage) s.relu_sum += relu_of<A>(fresh);
+    s.max = maximum(s.max, v);
   }
-  return run;
+  return s;
+}
+
+// Lowest position of `value` in a row of at least a vector; 0 if there is none (a NaN row).
+template <class T, class A = Accumulate<T>>
+inline __attribute__((always_inline)) int32_t first_equal(const T* row, int64_t positions,
+                                                          A value) {
+  constexpr int kWidth = kLanes<A>;
+  const int64_t last = positions - kWidth;
+  const Vec<A> wanted = splat(value);
+  if (positions <= 64) {  // without a branch per vector: where the maximum lies is unpredictable
+    uint64_t found = 0;
+    for (int64_t p = 0; p < last; p += kWidth) found |= equal_bits(load(row + p), wanted) << p;
+    found |= equal_bits(load(row + last), wanted) << last;
+    return found ? std::countr_zero(found) : 0;
+  }
+  for (int64_t p = 0;; p = std::min(p + kWidth, last)) {
+    if (const uint64_t found = equal_bits(load(row + p), wanted)) {
+      return static_cast<int32_t>(p) + std::countr_zero(found);
+    }
+    if (p == last) return 0;
+  }
 }
 
 template <class T, bool kAverage, class A = Accumulate<T>>
@@ -79,43 +93,45 @@ void scalar_row(const T* row, int64_t positions, int64_t stride, Stats<A> out, i
   out.mean[at] = sum / static_cast<A>(positions);
   if constexpr (kAverage) out.relu_mean[at] = relu_sum / static_cast<A>(positions);
   out.max[at] = best;
-  out.argmax[at] = index;
+  if (out.argmax) out.argmax[at] = index;
+}
+
+// Short rows leave the hardware prefetcher behind: ask for the row `ahead` elements further on.
+template <class T>
+inline __attribute__((always_inline)) void prefetch(const T* row, int64_t ahead,
+                                                    int64_t positions) {
+  constexpr int64_t kLine = 64 / sizeof(T);
+  for (int64_t p = 0; p < std::min<int64_t>(positions, 4 * kLine); p += kLine) {
+    __builtin_prefetch(row + ahead + p);
+  }
 }
 
 // NCHW: rows of positions. As many rows as a vector has lanes are reduced together.
-template <class T, bool kAverage, class A = Accumulate<T>>
-void stats_of_rows(const T* x, int64_t channels, int64_t stride_channel, int64_t positions,
+// kPositions fixes the length of a row at compile time, which unrolls everything; 0 leaves it open.
+template <class T, bool kAverage, int64_t kPositions = 0, class A = Accumulate<T>>
+void stats_of_rows(const T* x, int64_t channels, int64_t stride_channel, int64_t any_positions,
                    Stats<A> out) {
-  using I = IndexOf<A>;
+  const int64_t positions = kPositions ? kPositions : any_positions;
   constexpr int kWidth = kLanes<A>;
   int64_t c = 0;
   if (positions >= kWidth) {
-    for (; c < channels; c += kWidth) {
-      const int64_t rows = std::min<int64_t>(kWidth, channels - c);
+    const A count = static_cast<A>(positions);
+    for (; c + kWidth <= channels; c += kWidth) {
+      const T* const rows = x + c * stride_channel;
       Vec<A> sums[kWidth], relu_sums[kWidth], maxima[kWidth];
-      Vec<I> indices[kWidth];
       for (int r = 0; r < kWidth; ++r) {
-        // Past the last channel its row is read again and the result dropped.
-        const int64_t row = c + std::min<int64_t>(r, rows - 1);
-        const Running<A> run = scan_row<T, kAverage>(x + row * stride_channel, positions);
-        sums[r] = run.sum;
-        maxima[r] = run.max;
-        indices[r] = run.index;
-        if constexpr (kAverage) relu_sums[r] = run.relu_sum;
+        const T* const row = rows + r * stride_channel;
+        prefetch(row, 2 * kWidth * stride_channel, positions);
+        const RowSums<A> s = scan_row<T, kAverage>(row, positions);
+        sums[r] = s.sum;
+        maxima[r] = s.max;
+        if constexpr (kAverage) relu_sums[r] = s.relu_sum;
       }
-      const A count = static_cast<A>(positions);
-      A mean[kWidth], relu_mean[kWidth] = {}, max[kWidth];
-      I argmax[kWidth];
-      store(mean, reduce_rows(sums, add) / count);
-      if constexpr (kAverage) store(relu_mean, reduce_rows(relu_sums, add) / count);
-      reduce_rows_argmax(maxima, indices);
-      store(max, maxima[0]);
-      std::memcpy(argmax, &indices[0], sizeof argmax);
-      for (int64_t r = 0; r < rows; ++r) {
-        out.mean[c + r] = mean[r];
-        out.max[c + r] = max[r];
-        out.argmax[c + r] = static_cast<int32_t>(argmax[r]);
-        if constexpr (kAverage) out.relu_mean[c + r] = relu_mean[r];
+      store(out.mean + c, reduce_rows(sums, add) / count);
+      if constexpr (kAverage) store(out.relu_mean + c, reduce_rows(relu_sums, add) / count);
+      store(out.max + c, reduce_rows(maxima, maximum));
+      for (int r = 0; out.argmax && r < kWidth; ++r) {
+        out.argmax[c + r] = first_equal(rows + r * stride_channel, positions, out.max[c + r]);
       }
     }
   }
@@ -138,8 +154,11 @@ void scan_columns(const T* x, int64_t stride_position, int64_t positions, Stats<
     const T* column = x + p * stride_position;
     for (int k = 0; k < kVectors; ++k) {
       const Vec<A> v = load(column + k * kWidth);
+      // Lines are a whole row of channels apart, too far for the hardware to foresee the next
+      // block.
+      __builtin_prefetch(column + (kVectors + k) * kWidth);
       sum[k] += v;
-      if constexpr (kAverage) relu_sum[k] += v <= Vec<A>{} ? Vec<A>{} : v;
+      if constexpr (kAverage) relu_sum[k] += relu_of<A>(v);
       const auto greater = v > max[k];
       max[k] = greater ? v : max[k];
       index[k] = greater ? splat(static_cast<I>(p)) : index[k];
@@ -150,7 +169,8 @@ void scan_columns(const T* x, int64_t stride_position, int64_t positions, Stats<
     store(out.mean + at, sum[k] / count);
     store(out.max + at, max[k]);
     if constexpr (kAverage) store(out.relu_mean + at, relu_sum[k] / count);
-    for (int i = 0; i < kWidth; ++i) out.argmax[at + i] = static_cast<int32_t>(index[k][i]);
+    for (int i = 0; out.argmax && i < kWidth; ++i)
+      out.argmax[at + i] = static_cast<int32_t>(index[k][i]);
   }
 }
 
@@ -170,8 +190,8 @@ void stats_of_columns(const T* x, int64_t channels, int64_t stride_position, int
   }
 }
 
-// y[row, n] = bias_scale * bias[n] + sum_k a[row, k] w[n, k]: both operands contiguous along k, so a
-// tile of kTile x kTile dot products runs over k in vectors and is reduced once at the end.
+// y[row, n] = bias_scale * bias[n] + sum_k a[row, k] w[n, k]: both operands contiguous along k, so
+// a tile of kTile x kTile dot products runs over k in vectors and is reduced once at the end.
 template <class A>
 void linear(const A* a, int64_t rows, const A* w, const A* bias, A bias_scale, int64_t outputs,
             int64_t depth, A* y) {
@@ -196,9 +216,13 @@ void linear(const A* a, int64_t rows, const A* w, const A* bias, A bias_scale, i
           for (int i = 0; i < kTile; ++i) tile[i][j] += av[i] * wv;
         }
       }
+      A dots[kTile * kTile];
+      for (int i = 0; i < kTile * kTile; i += kWidth) {
+        store(dots + i, reduce_rows(&tile[0][0] + i, add));
+      }
       for (int i = 0; i < kTile && r0 + i < rows; ++i) {
         for (int j = 0; j < kTile && n0 + j < outputs; ++j) {
-          A dot = reduce(tile[i][j], add);
+          A dot = dots[i * kTile + j];
           for (int64_t tail = k; tail < depth; ++tail) dot += ar[i][tail] * wn[j][tail];
           y[(r0 + i) * outputs + n0 + j] = dot + bias_scale * bias[n0 + j];
         }
@@ -220,12 +244,14 @@ void forward_samples(const ForwardArgs& args, int64_t group, int64_t first, int6
   A* const scale = static_cast<A*>(args.scale) + at;
 
   for (int64_t i = 0; i < count; ++i) {
-    const T* x = static_cast<const T*>(args.x) + group * m.stride_group +
-                 (first + i) * m.stride_batch;
+    const T* x =
+        static_cast<const T*>(args.x) + group * m.stride_group + (first + i) * m.stride_batch;
     const int64_t o = i * channels;
     const Stats<A> stats{mean + o, max + o, kAverage ? relu_mean + o : nullptr,
-                         args.argmax + at + o};
-    if (m.stride_position == 1) {
+                         args.argmax ? args.argmax + at + o : nullptr};
+    if (m.stride_position == 1 && m.positions == 49) {  // 7 x 7, the last stage of every backbone
+      stats_of_rows<T, kAverage, 49>(x, channels, m.stride_channel, m.positions, stats);
+    } else if (m.stride_position == 1) {
       stats_of_rows<T, kAverage>(x, channels, m.stride_channel, m.positions, stats);
     } else {
       stats_of_columns<T, kAverage>(x, channels, m.stride_position, m.positions, stats);
@@ -245,10 +271,18 @@ void forward_samples(const ForwardArgs& args, int64_t group, int64_t first, int6
   linear(of_mean, count, w2, b2, A(2), channels, hidden, scale);
 
   T* const out = static_cast<T*>(args.out) + at;
-  for (int64_t i = 0; i < count * channels; ++i) {
+  const A* const pooled = kAverage ? relu_mean : max;
+  constexpr int kWidth = kLanes<A>;
+  int64_t i = 0;
+  for (; i + kWidth <= count * channels; i += kWidth) {
+    const Vec<A> s = sigmoid_of<A>(load(scale + i));
+    const Vec<A> v = load(pooled + i);
+    store(scale + i, s);
+    store(out + i, s * relu_of<A>(v));  // mean of relu is not negative
+  }
+  for (; i < count * channels; ++i) {
     scale[i] = sigmoid(scale[i]);
-    const A pooled = kAverage ? relu_mean[i] : relu(max[i]);
-    out[i] = narrow<T>(scale[i] * pooled);
+    out[i] = narrow<T>(scale[i] * relu(pooled[i]));
   }
 }
 
@@ -313,12 +347,11 @@ void backward(const BackwardArgs& args) {
     for (int64_t i = begin; i < end; ++i) {
       const int64_t offset = i / m.batch * m.stride_group + i % m.batch * m.stride_batch;
       const int64_t at = i * m.channels;
-      backward_sample<T>(
-          m, static_cast<const A*>(args.d_mean) + at, static_cast<const A*>(args.d_max) + at,
-          args.argmax + at,
-          args.x ? static_cast<const A*>(args.d_relu_mean) + at : nullptr,
-          args.x ? static_cast<const T*>(args.x) + offset : nullptr,
-          static_cast<T*>(args.dx) + offset);
+      backward_sample<T>(m, static_cast<const A*>(args.d_mean) + at,
+                         static_cast<const A*>(args.d_max) + at, args.argmax + at,
+                         args.x ? static_cast<const A*>(args.d_relu_mean) + at : nullptr,
+                         args.x ? static_cast<const T*>(args.x) + offset : nullptr,
+                         static_cast<T*>(args.dx) + offset);
     }
   });
 }

@@ -54,7 +54,7 @@ __device__ __forceinline__ void write_stats(const ForwardArgs& args, int64_t row
   const A count = static_cast<A>(args.layout.positions);
   static_cast<A*>(args.mean)[row] = s.sum / count;
   static_cast<A*>(args.max)[row] = s.max;
-  args.argmax[row] = s.index;
+  if (args.argmax) args.argmax[row] = s.index;
   if (args.average) static_cast<A*>(args.relu_mean)[row] = s.relu_sum / count;
 }
 
@@ -66,15 +66,13 @@ __global__ void __launch_bounds__(kThreads) stats_of_rows(const ForwardArgs args
   const MapLayout& m = args.layout;
   const int64_t rows = m.rows();
   const int lane = threadIdx.x % kLanes;
-  const int64_t row =
-      (static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x) / kLanes;
+  const int64_t row = (static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x) / kLanes;
   // Lanes without a row of their own repeat the last one: the shuffles need every lane.
-  const T* const x =
-      static_cast<const T*>(args.x) + offset_of_row(m, row < rows ? row : rows - 1);
+  const T* const x = static_cast<const T*>(args.x) + offset_of_row(m, row < rows ? row : rows - 1);
   const int positions = static_cast<int>(m.positions);
   const int first = lane < positions ? lane : positions - 1;
   Stats<A> s{A(0), A(0), widen(x[first]), first};
-  #pragma unroll 4
+#pragma unroll 4
   for (int p = lane; p < positions; p += kLanes) accumulate(s, widen(x[p]), p);
   combine_lanes<kLanes>(s);
   if (lane == 0 && row < rows) write_stats(args, row, s);
@@ -94,7 +92,7 @@ __global__ void __launch_bounds__(kThreads) stats_of_long_rows(const ForwardArgs
   const int positions = static_cast<int>(args.layout.positions);
   const int first = static_cast<int>(threadIdx.x);  // positions >= kThreads on this path
   Stats<A> s{A(0), A(0), widen(x[first]), first};
-  #pragma unroll 4
+#pragma unroll 4
   for (int p = first; p < positions; p += kThreads) accumulate(s, widen(x[p]), p);
   combine_lanes<32>(s);
   if (threadIdx.x % 32 == 0) {
@@ -129,7 +127,7 @@ __global__ void __launch_bounds__(kThreads) stats_of_columns(const ForwardArgs a
   const T* const x = static_cast<const T*>(args.x) + offset_of_row(m, row);
   Stats<A> s{A(0), A(0), widen(x[0]), 0};
   const int positions = static_cast<int>(m.positions);
-  #pragma unroll 8
+#pragma unroll 8
   for (int p = 0; p < positions; ++p) accumulate(s, widen(x[p * m.stride_position]), p);
   write_stats(args, row, s);
 }
@@ -192,8 +190,8 @@ __global__ void __launch_bounds__(kThreads) gate(const ForwardArgs args) {
     for (int i = 0; i < kGateSamples; ++i) {
       if (first + i >= batch) continue;
       const A scale = sigmoid(z[i] + bias);
-      const A pooled = args.average ? static_cast<const A*>(args.relu_mean)[at[i] + c]
-                                    : relu(max[at[i] + c]);
+      const A pooled =
+          args.average ? static_cast<const A*>(args.relu_mean)[at[i] + c] : relu(max[at[i] + c]);
       static_cast<A*>(args.scale)[at[i] + c] = scale;
       static_cast<T*>(args.out)[at[i] + c] = narrow_to<T>(scale * pooled);
     }

@@ -7,8 +7,12 @@
 
 namespace facekernels::mlca {
 
-FK_HOST_DEVICE inline float sigmoid(float z) { return 1.0f / (1.0f + expf(-z)); }
-FK_HOST_DEVICE inline double sigmoid(double z) { return 1.0 / (1.0 + exp(-z)); }
+FK_HOST_DEVICE inline float sigmoid(float z) {
+  return 1.0f / (1.0f + expf(-z));
+}
+FK_HOST_DEVICE inline double sigmoid(double z) {
+  return 1.0 / (1.0 + exp(-z));
+}
 
 // relu that lets a NaN through, as torch's does.
 template <class A>

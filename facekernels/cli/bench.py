@@ -18,19 +18,38 @@ def parser() -> argparse.ArgumentParser:
         description="Time every op against its peers, interleaved in one process.",
     )
     p.add_argument("--quick", action="store_true", help="the small set, under a minute")
-    p.add_argument("--filter", default="", metavar="TEXT",
-                   help="only cases whose name contains TEXT, e.g. mlca")  # fmt: skip
+    p.add_argument(
+        "--filter",
+        default="",
+        metavar="TEXT",
+        help="only cases whose name contains TEXT, e.g. mlca",
+    )
     p.add_argument("--list", action="store_true", help="print the case names and stop")
     p.add_argument("--threads", type=_positive, default=1, metavar="N", help="default: 1")
     p.add_argument("--device", choices=("cpu", "cuda"), help="default: CUDA if there is a GPU")
-    p.add_argument("--timer", choices=("cpu", "wall"),
-                   help="process CPU time or wall clock; default: cpu with 1 thread, else wall")  # fmt: skip
-    p.add_argument("--seconds", type=float, default=None, metavar="S",
-                   help="time to spend on the rounds of a case; default: 3, or 1 with --quick")  # fmt: skip
-    p.add_argument("--output", type=Path, metavar="FILE",
-                   help="default: benchmarks/results/<machine>/<device>-<threads>t.json")  # fmt: skip
-    p.add_argument("--report", action="store_true",
-                   help="regenerate docs/benchmarks.md and its plots from all results")  # fmt: skip
+    p.add_argument(
+        "--timer",
+        choices=("cpu", "wall"),
+        help="process CPU time or wall clock; default: cpu with 1 thread, else wall",
+    )
+    p.add_argument(
+        "--seconds",
+        type=float,
+        default=None,
+        metavar="S",
+        help="time to spend on the rounds of a case; default: 3, or 1 with --quick",
+    )
+    p.add_argument(
+        "--output",
+        type=Path,
+        metavar="FILE",
+        help="default: benchmarks/results/<machine>/<device>-<threads>t.json",
+    )
+    p.add_argument(
+        "--report",
+        action="store_true",
+        help="regenerate docs/benchmarks.md and its plots from all results",
+    )
     p.add_argument("--report-only", action="store_true", help="the same, without running anything")
     return p
 

@@ -1,4 +1,4 @@
-"""MLCA channel attention (SwinFace) and CBAM's channel gate, folded so that the map is read once."""
+"""MLCA channel attention (SwinFace) and CBAM's channel gate, in one read of the map."""
 
 from __future__ import annotations
 
@@ -143,19 +143,18 @@ def _prepare(
     _check.shape("b2", b2, (groups, channels), "[G, C]")
     # Statistics, and so the gate, are kept in float32, or float64 for float64 maps.
     exact = torch.float64 if x.dtype is torch.float64 else torch.float32
-    weights = (w1.to(exact), b1.to(exact), w2.to(exact), b2.to(exact))
-    return x, weights, four_d
+    w1, b1, w2, b2 = (_check.resolve_neg(w).to(exact) for w in (w1, b1, w2, b2))
+    return _check.resolve_neg(x), (w1, b1, w2, b2), four_d
 
 
 def _run(x: Tensor, weights: tuple[Tensor, ...], average: bool) -> _Result:
-    x = _check.resolve_neg(x)
     if torch.is_grad_enabled() and (x.requires_grad or any(w.requires_grad for w in weights)):
         return _Result(*_Gate.apply(x, *weights, average))
-    return _forward(x, weights, average)
+    return _forward(x, weights, average, with_argmax=False)
 
 
 def _with_flat_map(x: Tensor) -> Tensor:
-    """x itself if H and W can be walked as one dimension next to dense channels, else a copy."""
+    """X itself if H and W can be walked as one dimension next to dense channels, else a copy."""
     height, width = x.shape[3:]
     row, column, channel = x.stride(3), x.stride(4), x.stride(2)
     if (row == width * column or height == 1 or width == 1) and (
@@ -165,14 +164,14 @@ def _with_flat_map(x: Tensor) -> Tensor:
     return x.contiguous()
 
 
-def _forward(x: Tensor, weights: tuple[Tensor, ...], average: bool) -> _Result:
+def _forward(x: Tensor, weights: tuple[Tensor, ...], average: bool, with_argmax: bool) -> _Result:
     x = _with_flat_map(x)
     shape, exact = x.shape[:3], weights[0].dtype
     w1, b1, w2, b2 = (w.contiguous() for w in weights)
     out = torch.empty(shape, dtype=x.dtype, device=x.device)
     scale, mean, maximum = (torch.empty(shape, dtype=exact, device=x.device) for _ in range(3))
     relu_mean = torch.empty(shape if average else (0,), dtype=exact, device=x.device)
-    argmax = torch.empty(shape, dtype=torch.int32, device=x.device)
+    argmax = torch.empty(shape if with_argmax else (0,), dtype=torch.int32, device=x.device)
     launch(_FORWARD, x, w1, b1, w2, b2, average, out, scale, mean, maximum, relu_mean, argmax)
     return _Result(out, scale, mean, maximum, relu_mean, argmax)
 
@@ -181,23 +180,23 @@ class _Gate(torch.autograd.Function):
     """Statistics are differentiable outputs, so that a second derivative needs no copy of x."""
 
     @staticmethod
-    def forward(  # type: ignore[override]
+    def forward(
         ctx: Any, x: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor, average: bool
     ) -> tuple[Tensor, ...]:
-        result = _forward(x, (w1, b1, w2, b2), average)
+        result = _forward(x, (w1, b1, w2, b2), average, with_argmax=True)
         ctx.set_materialize_grads(False)
         ctx.mark_non_differentiable(result.argmax)
         ctx.average = average
         ctx.map = _MapLike(x)
         ctx.save_for_backward(
-            x if average else result.argmax, w1, b1, w2, b2,
+            x if average else result.argmax, w1, b1, w2,
             result.scale, result.mean, result.max, result.relu_mean, result.argmax,
         )  # fmt: skip
         return tuple(result)
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:  # type: ignore[override]
-        x, w1, b1, w2, b2, scale, mean, maximum, relu_mean, argmax = ctx.saved_tensors
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+        x, w1, b1, w2, scale, mean, maximum, relu_mean, argmax = ctx.saved_tensors
         pooled = relu_mean if ctx.average else torch.relu(maximum)
         d_out, d_scale, d_mean, d_max, d_relu_mean, _ = grads
         exact = scale.dtype
@@ -281,7 +280,7 @@ class _PoolBackward(torch.autograd.Function):
     """The map's gradient is linear in the pools' gradients; so its own backward is three pools."""
 
     @staticmethod
-    def forward(  # type: ignore[override]
+    def forward(
         ctx: Any, d_mean: Tensor, d_max: Tensor, d_relu_mean: Tensor, argmax: Tensor, x: Tensor,
         like: _MapLike,
     ) -> Tensor:  # fmt: skip
@@ -290,7 +289,7 @@ class _PoolBackward(torch.autograd.Function):
         return _pool_backward(d_mean, d_max, d_relu_mean, argmax, x, like)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         argmax, x = ctx.saved_tensors
         flat = grad.flatten(3).to(ctx.exact)
         at_max = flat.gather(3, argmax.long().unsqueeze(3)).squeeze(3)

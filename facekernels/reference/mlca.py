@@ -1,5 +1,6 @@
 """Plain PyTorch of the `mlca` family: the oracle of the kernels (in float64), and what transforms
-of torch.func differentiate."""
+of torch.func differentiate.
+"""
 
 from __future__ import annotations
 
@@ -21,11 +22,11 @@ def channel_scale(x: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor) -> 
 def mlca_gate(
     x: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor, *, pool: str = "max"
 ) -> Tensor:
-    """x [G, B, C, H, W] -> pooled relu(scale * x), [G, B, C]; the published order of operations."""
+    """X [G, B, C, H, W] -> pooled relu(scale * x), [G, B, C]; the published order of operations."""
     scaled = torch.relu(x * channel_scale(x, w1, b1, w2, b2)[..., None, None]).flatten(3)
     return scaled.max(-1).values if pool == "max" else scaled.mean(-1)
 
 
 def channel_gate(x: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor) -> Tensor:
-    """x [G, B, C, H, W] -> scale * x, same shape."""
+    """X [G, B, C, H, W] -> scale * x, same shape."""
     return x * channel_scale(x, w1, b1, w2, b2)[..., None, None]

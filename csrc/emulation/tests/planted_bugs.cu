@@ -6,6 +6,7 @@
 #include <cstdio>
 #include <cstring>
 #include <exception>
+#include <stdexcept>
 #include <string>
 #include <vector>
 
@@ -179,6 +180,18 @@ __global__ void __launch_bounds__(32) endless_spin(unsigned* flag) {
   if (threadIdx.x == 1) atomicExch(flag, 1u);
 }
 
+// The same with a yield in the loop: correct.
+__global__ void __launch_bounds__(32) polite_spin(unsigned* flag) {
+  if (threadIdx.x == 0) {
+    while (atomicAdd(flag, 0u) == 0) __nanosleep(100);
+  }
+  if (threadIdx.x == 1) atomicExch(flag, 1u);
+}
+
+__global__ void __launch_bounds__(32) exception(const float* x) {
+  if (threadIdx.x == 7) throw std::runtime_error("x is " + std::to_string(x[0]));
+}
+
 // ------------------------------------------------------------------------- memory accesses
 
 __global__ void __launch_bounds__(256) out_of_bounds_shared(float* y, int i) {
@@ -244,13 +257,15 @@ __global__ void __launch_bounds__(32) too_much_static_shared(float* y) {
   y[threadIdx.x] = tile[threadIdx.x];
 }
 
-__device__ int sum_down(int n, const int* values) {
+__device__ int sum_down(int n, const int* values) {  // report: stack_overflow
   volatile int frame[256];
-  frame[n & 255] = n;  // report: stack_overflow
+  frame[n & 255] = n;
   return n > 0 ? sum_down(n - 1, values) + frame[n & 255] : *values;
 }
 
-__global__ void __launch_bounds__(32) stack_overflow(int* y, int depth) { *y = sum_down(depth, y); }
+__global__ void __launch_bounds__(32) stack_overflow(int* y, int depth) {
+  *y = sum_down(depth, y);
+}
 
 // -------------------------------------------------------------------- asynchronous copies
 
@@ -276,7 +291,7 @@ __device__ void sum_of_tiles(const float* x, float* y, int tiles) {
     if (kBarrierAfterUse) __syncthreads();
   }
   __pipeline_wait_prior(0);
-  y[threadIdx.x] = sum;
+  y[blockIdx.x * 32 + threadIdx.x] = sum;
 }
 
 __global__ void __launch_bounds__(32) pipelined_sum(const float* x, float* y, int tiles) {
@@ -299,7 +314,8 @@ __global__ void __launch_bounds__(32) copy_read_before_wait(const float* x, floa
 
 __global__ void __launch_bounds__(32) copy_never_waited(const float* x) {
   FK_SHARED(float, tile, [32]);
-  __pipeline_memcpy_async(&tile[threadIdx.x], x + threadIdx.x, sizeof(float));
+  float* mine = &tile[threadIdx.x];
+  __pipeline_memcpy_async(mine, x + threadIdx.x, sizeof(float));  // report: copy_never_waited
   __pipeline_commit();
 }
 
@@ -321,6 +337,10 @@ __global__ void __launch_bounds__(1) copy_of_bad_size(const float* x, float* y) 
 }
 __global__ void __launch_bounds__(1) copy_out_of_bounds(const float* x, float* y) {
   copy_floats<0>(x + 1024, y, 1);
+}
+
+__global__ void __launch_bounds__(1) copy_to_global(const float* x, float* y) {
+  __pipeline_memcpy_async(y, x, sizeof(float));  // report: copy_to_global
 }
 
 // ---------------------------------------------------------------------------------- driver
@@ -429,6 +449,16 @@ const Case kCases[] = {
        launch("endless_spin", 1, 32, 0, kStream, endless_spin, d.counts.data());
        return true;
      }},
+    {"polite_spin",
+     [](Data& d) {
+       launch("polite_spin", 1, 32, 0, kStream, polite_spin, d.counts.data());
+       return d.counts[0] == 1;
+     }},
+    {"exception",
+     [](Data& d) {
+       launch("exception", 1, 32, 0, kStream, exception, d.x.data());
+       return true;
+     }},
     {"out_of_bounds_shared",
      [](Data& d) {
        launch("out_of_bounds_shared", 1, 256, 0, kStream, out_of_bounds_shared, d.y.data(), 256);
@@ -464,7 +494,7 @@ const Case kCases[] = {
     {"indirect_initialisation",
      [](Data& d) {
        const Box box{{1, 2, 3, 4, 5, 6, 7, 8}, 2};
-       launch("indirect_initialisation", 2, 32, 0, kStream, indirect_initialisation, d.y.data(),
+       launch("indirect_initialisation", 1, 32, 0, kStream, indirect_initialisation, d.y.data(),
               box);
        return d.y_is(32, 10);
      }},
@@ -497,7 +527,7 @@ const Case kCases[] = {
     {"pipelined_sum",
      [](Data& d) {
        launch("pipelined_sum", 2, 32, 0, kStream, pipelined_sum, d.x.data(), d.y.data(), 5);
-       return d.y_is(32, 20);
+       return d.y_is(64, 20);
      }},
     {"missing_barrier_in_pipeline",
      [](Data& d) {
@@ -524,6 +554,11 @@ const Case kCases[] = {
     {"copy_of_bad_size",
      [](Data& d) {
        launch("copy_of_bad_size", 1, 1, 0, kStream, copy_of_bad_size, d.x.data(), d.y.data());
+       return true;
+     }},
+    {"copy_to_global",
+     [](Data& d) {
+       launch("copy_to_global", 1, 1, 0, kStream, copy_to_global, d.x.data(), d.y.data());
        return true;
      }},
     {"copy_out_of_bounds",
@@ -553,4 +588,6 @@ int run(const std::string& name) {
 }  // namespace
 }  // namespace facekernels
 
-int main(int argc, char** argv) { return facekernels::run(argc > 1 ? argv[1] : ""); }
+int main(int argc, char** argv) {
+  return facekernels::run(argc > 1 ? argv[1] : "");
+}

@@ -1,0 +1,1 @@
+"""Benchmarks of facekernels. Run them with `facekernels bench`, or with `pytest benchmarks/`."""

@@ -1,0 +1,156 @@
+"""One OpSpec per public op: what test_ops.py generates its tests from, and what the benchmarks and
+the support table rely on. A new op family adds its specs at the end of this file.
+
+Samples are made in float64 on the CPU; tests convert them to the dtype and device they need.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from facekernels import ops, reference
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Arguments of one call. `small` samples are cheap enough for gradcheck and emulation."""
+
+    name: str
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any] = field(default_factory=dict)
+    small: bool = True
+
+    def to(self, dtype: torch.dtype, device: str = "cpu") -> Sample:
+        """The same call with floating-point tensors of `dtype`; strides are kept."""
+
+        def convert(a: Any) -> Any:
+            if not isinstance(a, Tensor):
+                return a
+            if not a.is_floating_point():
+                return a.to(device)
+            return a.to(device=device, dtype=dtype, memory_format=torch.preserve_format)
+
+        return Sample(self.name, tuple(map(convert, self.args)), self.kwargs, self.small)
+
+    @property
+    def tensors(self) -> tuple[int, ...]:
+        """Positions of the floating-point tensor arguments."""
+        return tuple(
+            i for i, a in enumerate(self.args) if isinstance(a, Tensor) and a.is_floating_point()
+        )
+
+
+@dataclass(frozen=True)
+class OpSpec:
+    """A public op, its oracle and its properties."""
+
+    name: str
+    op: Callable[..., Any]
+    reference: Callable[..., Any]
+    samples: Callable[[], Iterator[Sample]]
+    # Differentiable arguments, by position; empty for ops without a gradient.
+    differentiable: tuple[int, ...] = ()
+    # Largest error of the float32 kernel against the float64 reference, relative to max(1, |ref|):
+    # measured worst case over all samples x 2.
+    tolerance: float = 1e-5
+    # vmap, grad, jvp of torch.func.
+    transforms: bool = True
+
+    def __call__(self, sample: Sample) -> tuple[Tensor, ...]:
+        return as_tuple(self.op(*sample.args, **sample.kwargs))
+
+    def expected(self, sample: Sample) -> tuple[Tensor, ...]:
+        return as_tuple(self.reference(*sample.args, **sample.kwargs))
+
+
+def as_tuple(result: Any) -> tuple[Tensor, ...]:
+    return (result,) if isinstance(result, Tensor) else tuple(result)
+
+
+def channels_last(x: Tensor) -> Tensor:
+    """The same values with the channel dimension (third from last) fastest in memory."""
+    return x.movedim(-3, -1).contiguous().movedim(-1, -3)
+
+
+def sliced(x: Tensor) -> Tensor:
+    """The same values as a view into a larger tensor: every leading stride is larger."""
+    wide = x.new_full((*x.shape[:-3], x.shape[-3] + 2, *x.shape[-2:]), float("nan"))
+    wide[..., 1:-1, :, :] = x
+    return wide[..., 1:-1, :, :]
+
+
+def _gate_weights(gen: torch.Generator, *shape: int) -> tuple[Tensor, ...]:
+    groups, channels, hidden = shape
+    sizes = [
+        (groups, hidden, channels),
+        (groups, hidden),
+        (groups, channels, hidden),
+        (groups, channels),
+    ]
+    return tuple(torch.randn(s, generator=gen, dtype=torch.float64) * 0.5 for s in sizes)
+
+
+def _mlca_samples(pools: tuple[str, ...] = ()) -> Iterator[Sample]:
+    gen = torch.Generator().manual_seed(1)
+    # G, B, C, R, H, W: odd sizes, one position, fewer positions than a vector, one channel,
+    # exactly a vector of channels, a long row, empty batch and empty channels.
+    shapes = {
+        "odd": (2, 3, 5, 2, 3, 5),
+        "face": (3, 2, 18, 4, 7, 7),
+        "one_position": (1, 2, 4, 1, 1, 1),
+        "one_channel": (2, 2, 1, 1, 4, 9),
+        "many_channels": (1, 1, 77, 5, 2, 2),
+        "long": (1, 2, 19, 2, 34, 33),
+        "large": (2, 9, 64, 4, 14, 14),
+        "empty_batch": (2, 0, 6, 2, 3, 3),
+        "no_hidden": (1, 2, 6, 0, 3, 3),
+    }
+    for name, (g, b, c, r, h, w) in shapes.items():
+        x = torch.randn(g, b, c, h, w, generator=gen, dtype=torch.float64)
+        weights = _gate_weights(gen, g, c, r)
+        small = x.numel() < 2000
+        layouts = {"": lambda t: t, "-channels_last": channels_last, "-sliced": sliced}
+        for suffix, layout in (
+            layouts.items() if name in ("odd", "face", "large") else [("", sliced)]
+        ):
+            for pool in pools or (None,):
+                kwargs = {} if pool is None else {"pool": pool}
+                label = f"{name}{suffix}" + (f"-{pool}" if pool else "")
+                yield Sample(label, (layout(x), *weights), kwargs, small)
+    four_d = torch.randn(2, 8, 3, 3, generator=gen, dtype=torch.float64)
+    yield Sample("four_dimensional", (four_d, *(w[0] for w in _gate_weights(gen, 1, 8, 2))))
+
+
+def _reference_4d(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    def wrapped(x: Tensor, *weights: Tensor, **kwargs: Any) -> Tensor:
+        if x.ndim == 4:
+            return function(x[None], *(w[None] for w in weights), **kwargs)[0]
+        return function(x, *weights, **kwargs)
+
+    return wrapped
+
+
+SPECS: tuple[OpSpec, ...] = (
+    OpSpec(
+        "mlca_gate",
+        ops.mlca_gate,
+        _reference_4d(reference.mlca_gate),
+        lambda: _mlca_samples(("max", "avg")),
+        differentiable=(0, 1, 2, 3, 4),
+    ),
+    OpSpec(
+        "channel_gate",
+        ops.channel_gate,
+        _reference_4d(reference.channel_gate),
+        _mlca_samples,
+        differentiable=(0, 1, 2, 3, 4),
+    ),
+)
+
+# Public functions that are plain PyTorch: no kernel, so no OpSpec; they have their own tests.
+PLAIN: tuple[str, ...] = ()

@@ -1,0 +1,271 @@
+"""The MLCA family: known numbers, ties, NaN, the drop-in module, error messages."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from facekernels import ops, reference
+from facekernels.nn import MLCA, load_swinface_attention
+
+
+def weights(groups: int, channels: int, hidden: int, fill: tuple[float, ...]) -> list[Tensor]:
+    shapes = [(groups, hidden, channels), (groups, hidden), (groups, channels, hidden),
+              (groups, channels)]  # fmt: skip
+    return [torch.full(s, f, dtype=torch.float64) for s, f in zip(shapes, fill, strict=True)]
+
+
+def test_channel_gate_known_numbers() -> None:
+    """CBAM gate of 32 channels and constant weights: the published layer gives these values."""
+    x = torch.arange(128, dtype=torch.float64).reshape(1, 32, 2, 2) / 64
+    out = ops.channel_gate(x, *[w[0] for w in weights(1, 32, 2, (0.1, 0.0, 0.5, -1.0))])
+    assert torch.allclose(out, x * 0.9881674738673312, atol=1e-13)
+    expected = torch.tensor([1.914574, 1.930015, 1.945455, 1.960895], dtype=torch.float64)
+    assert torch.allclose(out[0, 31].flatten(), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_gradient_goes_to_the_first_of_equal_maxima(layout: torch.memory_format) -> None:
+    x = torch.ones(2, 3, 4, 4, dtype=torch.float64).to(memory_format=layout).requires_grad_()
+    gate = [w[0] for w in weights(1, 3, 1, (0.0, 0.0, 0.0, 0.0))]  # scale = 1/2, no path to x
+    (grad,) = torch.autograd.grad(ops.mlca_gate(x, *gate).sum(), x)
+    expected = torch.zeros(2, 3, 16, dtype=torch.float64)
+    expected[:, :, 0] = 0.5
+    assert torch.equal(grad.flatten(2), expected)
+
+
+def test_nan_poisons_its_sample_and_no_other() -> None:
+    gen = torch.Generator().manual_seed(0)
+    x = torch.randn(2, 3, 8, 5, 5, generator=gen)
+    gate = [torch.randn(s, generator=gen) for s in [(2, 4, 8), (2, 4), (2, 8, 4), (2, 8)]]
+    clean = ops.mlca_gate(x, *gate)
+    x[1, 2, 3, 4, 4] = float("nan")
+    out = ops.mlca_gate(x, *gate)
+    assert out[1, 2].isnan().all()
+    out[1, 2] = clean[1, 2]
+    assert torch.equal(out, clean)
+    x.requires_grad_()
+    (grad,) = torch.autograd.grad(ops.mlca_gate(x, *gate).sum(), x)
+    assert grad[1, 2].isnan().all()
+    assert not grad[0].isnan().any()
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.integers(1, 3), st.integers(1, 3), st.integers(1, 40), st.integers(0, 4),
+    st.integers(1, 9), st.integers(1, 9), st.sampled_from(["max", "avg"]), st.booleans(),
+)  # fmt: skip
+def test_any_shape(
+    g: int, b: int, c: int, r: int, h: int, w: int, pool: str, channels_last: bool
+) -> None:
+    gen = torch.Generator().manual_seed(g * b * c * h * w)
+    x = torch.randn(g, b, h, w, c, generator=gen).movedim(-1, -3)
+    if not channels_last:
+        x = x.contiguous()
+    gate = [torch.randn(s, generator=gen) for s in [(g, r, c), (g, r), (g, c, r), (g, c)]]
+    want = reference.mlca_gate(x.double(), *[t.double() for t in gate], pool=pool)
+    assert torch.allclose(ops.mlca_gate(x, *gate, pool=pool).double(), want, atol=1e-5, rtol=1e-5)
+
+
+class PublishedBranch(nn.Module):
+    """One SwinFace branch as published, layer by layer, with its parameter names."""
+
+    def __init__(self, ins: tuple[int, ...], outs: tuple[int, ...], reduction: int) -> None:
+        super().__init__()
+        channels = sum(outs)
+        self.ins = ins
+        self.conv = nn.Module()
+        self.conv.convs = nn.ModuleList(
+            nn.Conv2d(i, o, 3, padding=1, bias=False) for i, o in zip(ins, outs, strict=True)
+        )
+        self.channel_attention = nn.Module()
+        self.channel_attention.mlp = nn.Sequential(
+            nn.Flatten(), nn.Linear(channels, channels // reduction), nn.ReLU(),
+            nn.Linear(channels // reduction, channels),
+        )  # fmt: skip
+        self.norm = nn.BatchNorm1d(channels, eps=2e-5)
+
+    def forward(self, x: Tensor, pool: str) -> Tensor:
+        parts = zip(self.conv.convs, x.split(self.ins, 1), strict=True)
+        c = torch.cat([conv(part) for conv, part in parts], 1)
+        size = c.shape[-2:]
+        mlp = self.channel_attention.mlp
+        gate = mlp(nn.functional.avg_pool2d(c, size)) + mlp(nn.functional.max_pool2d(c, size))
+        c = torch.relu(c * torch.sigmoid(gate)[..., None, None])
+        pooling = nn.functional.max_pool2d if pool == "max" else nn.functional.avg_pool2d
+        return self.norm(pooling(c, size).flatten(1))
+
+
+class Published(nn.Module):
+    def __init__(self, branches: int, ins: tuple[int, ...], outs: tuple[int, ...], r: int) -> None:
+        super().__init__()
+        self.nets = nn.ModuleList(PublishedBranch(ins, outs, r) for _ in range(branches))
+
+    def forward(self, x: Tensor, pool: str) -> Tensor:
+        return torch.stack([net(x, pool) for net in self.nets])
+
+
+@pytest.mark.parametrize("pool", ["max", "avg"])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=str)
+def test_module_is_a_drop_in(pool: str, layout: torch.memory_format) -> None:
+    """Same state dict, outputs, parameter gradients and BatchNorm statistics as published."""
+    torch.manual_seed(0)
+    ins, outs = (6, 8, 10), (5, 7, 12)
+    published = Published(3, ins, outs, 4).double()
+    module = MLCA(ins, outs, branches=3, reduction=4, pool=pool).double()
+    prefixed = {f"module.fam.{k}": v for k, v in published.state_dict().items()}
+    load_swinface_attention(module, prefixed)
+    assert list(module.state_dict()) == list(published.state_dict())
+
+    x = torch.randn(4, 24, 7, 7, dtype=torch.float64).to(memory_format=layout)
+    inputs = [x.clone().requires_grad_(), x.clone().requires_grad_()]
+    out, want = module(inputs[0]), published(inputs[1], pool)
+    assert torch.allclose(out, want, atol=1e-12)
+    projection = torch.randn_like(want)
+    (out * projection).sum().backward()
+    (want * projection).sum().backward()
+    assert torch.allclose(inputs[0].grad, inputs[1].grad, atol=1e-11)
+    for (name, p), q in zip(module.named_parameters(), published.parameters(), strict=True):
+        assert torch.allclose(p.grad, q.grad, atol=1e-10), name
+    for a, b in zip(module.buffers(), published.buffers(), strict=True):
+        assert torch.allclose(a, b)
+
+
+def test_published_size_and_closed_form() -> None:
+    """33,090,464 parameters; with centre-tap convolutions the output has a closed form."""
+    module = MLCA().eval()
+    assert sum(p.numel() for p in module.parameters()) == 33_090_464
+    with torch.no_grad():
+        for p in module.parameters():
+            p.zero_()
+        for net in module.nets:
+            net.norm.weight.fill_(1)
+            for conv in net.conv.convs:
+                conv.weight[:, 0, 1, 1] = 1
+        three = torch.full((1, 2112, 7, 7), 3.0)
+        assert module(three).shape == (11, 1, 512)
+        assert torch.allclose(module(three), torch.tensor(1.499985), atol=1e-6)
+        assert (module(-three) == 0).all()
+        for net in module.nets:
+            net.channel_attention.mlp[1].weight.fill_(1 / 512)
+            net.channel_attention.mlp[3].weight.fill_(1 / 32)
+        assert torch.allclose(module(three), torch.tensor(2.9925522), atol=1e-6)
+
+
+def test_branches_train_alone() -> None:
+    """Per-branch parameters stay ordinary parameters: a frozen branch does not move."""
+    module = MLCA((4,), (6,), branches=2, reduction=2)
+    module.nets[0].requires_grad_(False)
+    optimizer = torch.optim.SGD(module.nets[1].parameters(), lr=0.1)
+    before = {k: v.clone() for k, v in module.state_dict().items()}
+    module(torch.randn(5, 4, 3, 3)).square().sum().backward()
+    optimizer.step()
+    after = module.state_dict()
+    assert torch.equal(before["nets.0.conv.convs.0.weight"], after["nets.0.conv.convs.0.weight"])
+    assert not torch.equal(
+        before["nets.1.conv.convs.0.weight"], after["nets.1.conv.convs.0.weight"]
+    )
+
+
+@pytest.mark.parametrize("spatial", ["cbam", "lanet"])
+def test_spatial_options(spatial: str) -> None:
+    """Gate, spatial attention, ReLU, max, BatchNorm, written out; drops only in training."""
+    torch.manual_seed(0)
+    module = MLCA((4, 4), (3, 5), branches=2, reduction=2, spatial=spatial).double()
+    x = torch.randn(6, 8, 5, 5, dtype=torch.float64)
+    module.eval()
+    for i, net in enumerate(module.nets):
+        c = torch.cat([f(p) for f, p in zip(net.conv.convs, x.split(4, 1), strict=True)], 1)
+        mlp = net.channel_attention.mlp
+        c = c * torch.sigmoid(mlp(c.mean((2, 3))) + mlp(c.amax((2, 3))))[..., None, None]
+        want = net.norm(torch.relu(net.spatial_attention(c)).amax((2, 3)))
+        assert torch.allclose(module(x)[i], want)
+    if spatial == "lanet":
+        module.train()
+        for net in module.nets:
+            net.norm.eval()
+        assert not torch.equal(module(x), module(x))
+
+
+GOOD = {
+    "x": torch.zeros(2, 1, 4, 3, 3),
+    "w1": torch.zeros(2, 2, 4),
+    "b1": torch.zeros(2, 2),
+    "w2": torch.zeros(2, 4, 2),
+    "b2": torch.zeros(2, 4),
+}
+
+
+@pytest.mark.parametrize("op", [ops.mlca_gate, ops.channel_gate])
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"x": torch.zeros(3, 3)}, ValueError, r"x must be \[G, B, C, H, W\].*got shape \(3, 3\)"),
+        ({"x": torch.tensor(1.0)}, ValueError, r"x must be .*got shape \(\)"),
+        ({"x": torch.zeros(2, 1, 4, 0, 3)}, ValueError, "map of at least 1 x 1, got 0 x 3"),
+        (
+            {"x": torch.zeros(2, 1, 4, 3, 3, dtype=torch.int32)},
+            TypeError,
+            "x must be float32.*int32",
+        ),
+        ({"x": [1.0]}, TypeError, "x must be a torch.Tensor, got list"),
+        (
+            {"x": torch.zeros(2, 1, 4, 3, 3, device="meta")},
+            ValueError,
+            "x must be on the CPU.*meta",
+        ),
+        (
+            {"x": torch.zeros(2, 1, 4, 3, 3).to_sparse()},
+            ValueError,
+            "x must be a dense.*sparse_coo",
+        ),
+        (
+            {"w1": torch.zeros(3, 2, 4)},
+            ValueError,
+            r"w1 must be \[G, R, C\] = \(2, R, 4\).*\(3, 2, 4\)",
+        ),
+        ({"w1": torch.zeros(2, 2, 5)}, ValueError, r"w1 must be .*got shape \(2, 2, 5\)"),
+        (
+            {"b1": torch.zeros(2, 3)},
+            ValueError,
+            r"b1 must be \[G, R\] = \(2, 2\), got shape \(2, 3\)",
+        ),
+        ({"w2": torch.zeros(2, 2, 4)}, ValueError, r"w2 must be \[G, C, R\] = \(2, 4, 2\)"),
+        ({"b2": torch.zeros(2, 5)}, ValueError, r"b2 must be \[G, C\] = \(2, 4\)"),
+        ({"b2": None}, TypeError, "b2 must be a torch.Tensor, got NoneType"),
+        ({"w2": torch.zeros(2, 4, 2, device="meta")}, ValueError, "w2 must be on the CPU"),
+    ],
+)
+def test_bad_input(op: object, change: dict[str, object], error: type, message: str) -> None:
+    with pytest.raises(error, match=message):
+        op(**{**GOOD, **change})
+
+
+def test_bad_pool() -> None:
+    with pytest.raises(ValueError, match="pool must be one of 'max', 'avg', got 'sum'"):
+        ops.mlca_gate(*GOOD.values(), pool="sum")
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "message"),
+    [
+        ({"kernel_size": 4}, "kernel_size must be odd, got 4"),
+        ({"out_channels": (3,)}, "in_channels and out_channels must be of equal length"),
+        ({"pool": "sum"}, "pool must be one of"),
+        ({"spatial": "x"}, "spatial must be None, 'cbam' or 'lanet', got 'x'"),
+        ({"branches": 0}, "must be at least 1"),
+        ({"lanet_drop": 2.0}, r"lanet_drop must be in \[0, 1\], got 2.0"),
+    ],
+)
+def test_bad_module_arguments(kwargs: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        MLCA(**{"in_channels": (4, 4), "out_channels": (2, 2), "branches": 1, **kwargs})
+
+
+def test_bad_module_input() -> None:
+    module = MLCA((4,), (6,), branches=1)
+    with pytest.raises(ValueError, match=r"x must be \[B, 4, H, W\], got shape \(2, 5, 3, 3\)"):
+        module(torch.zeros(2, 5, 3, 3))
