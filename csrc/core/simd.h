@@ -78,6 +78,15 @@ inline Vec<Accumulate<T>> load(const T* p) {
   return v;
 }
 
+// The first `count` < kLanes elements at p; the other lanes hold `rest`.
+template <class T>
+inline Vec<Accumulate<T>> load_partial(const T* p, int64_t count, Accumulate<T> rest) {
+  T padded[kLanes<Accumulate<T>>];
+  for (T& value : padded) value = narrow<T>(rest);
+  std::memcpy(padded, p, count * sizeof(T));
+  return load(padded);
+}
+
 template <class T>
 inline void store(T* p, Vec<Accumulate<T>> v) {
   using A = Accumulate<T>;

@@ -1,5 +1,6 @@
 """Readable plain-PyTorch versions of every op, on any device and dtype."""
 
 from facekernels.reference.mlca import channel_gate, mlca_gate
+from facekernels.reference.soft_argmax import local_center_of_mass, soft_argmax
 
-__all__ = ["channel_gate", "mlca_gate"]
+__all__ = ["channel_gate", "local_center_of_mass", "mlca_gate", "soft_argmax"]
