@@ -22,7 +22,7 @@ class Peaks(NamedTuple):
 
     xy: Tensor
     score: Tensor
-    count: Tensor
+    found: Tensor
 
 
 def flip_average(heatmaps: Tensor, mirrored: Tensor, pairs: tuple[()] = ()) -> Tensor:

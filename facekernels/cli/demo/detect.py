@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import torch
 from torch import Tensor
 from torch.nn import functional
 
@@ -62,7 +61,7 @@ def detect(model: FaceScorer, photo: Tensor) -> Detection:
     levels = [_level(model, image, size) for size in _FACE_SIZES]
     best = max(levels, key=lambda level: level.score)
     found = heatmap_peaks(best.heatmap[None, None], kernel=5, threshold=0.05, topk=5)
-    count = int(found.count)
+    count = int(found.found)
     return Detection(
         levels,
         best,

@@ -60,7 +60,7 @@ def html(
 <p class="lead">{verdict} In the geometric mean the ops take 1/{mean:.1f} of the time of the same
 formulas in eager PyTorch on this machine.</p>
 <dl class="facts">
-<div><dt>face centre</dt><dd>{x:.1f}, {y:.1f}</dd></div>
+<div><dt>face centre</dt><dd>{x:.0f}, {y:.0f}</dd></div>
 <div><dt>face size</dt><dd>{best.face_size:.0f} px</dd></div>
 <div><dt>validation crops right</dt><dd>{right} of {count}</dd></div>
 <div><dt>{"checks failed" if failed else "checks passed"}</dt>
@@ -83,7 +83,8 @@ argmax. A Newton step on the logarithm of the smoothed map (DARK) moves it by {m
 {len(detection.levels)} sizes, each together with its mirror image. Bars show the highest score at
 each; the tallest gives the size of the box.</figcaption></figure></div></section>
 <section><h2>Ops: checked, then timed</h2><div class="table"><table><thead><tr>
-{"".join(f"<th>{escape(h)}</th>" for h in HEADERS)}</tr></thead><tbody>{_rows(results)}</tbody></table></div>
+{"".join(f"<th>{escape(h)}</th>" for h in HEADERS)}</tr></thead>
+<tbody>{_rows(results)}</tbody></table></div>
 <p class="note">Max error is against the same formula in float64 (for backward rows: over output and
 gradients, relative to each one's largest value, or to 1 if that is larger). Times are medians of
 alternating runs on the tensors of this demo; eager is the plain PyTorch of
@@ -97,8 +98,8 @@ level.</figcaption></figure>
 The score is the sigmoid of the sum of the four.</p></section>
 <section><h2>How good is the classifier?</h2>
 {pictures.crop_gallery(trained)}
-<p class="note">The {count} crops kept out of training and their scores; {right} are on the right side
-of 0.5{", wrong ones are framed" if right < count else ""}. The network is tiny, was trained for
+<p class="note">The {count} crops kept out of training and their scores; {right} are on the right
+side of 0.5{", wrong ones are framed" if right < count else ""}. The network is tiny, was trained for
 seconds on 160 crops of 25 × 25 pixels and photographs without faces, and is here to give the ops
 real work: it is no face detector to rely on.</p></section>
 </main><footer><h2>Reproduce</h2><pre>pip install 'facekernels[demo]'

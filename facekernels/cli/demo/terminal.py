@@ -1,5 +1,4 @@
-"""What the terminal shows: a progress bar and tables with rich, plain lines where there is no tty
-or no rich."""
+"""What the terminal shows: with rich, or in plain lines where there is no tty or no rich."""
 
 from __future__ import annotations
 
@@ -64,8 +63,8 @@ class Terminal:
         from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
         from rich.progress import Progress as Bar
 
-        columns = (TextColumn("{task.description:<34}"), BarColumn(), TextColumn("{task.percentage:>3.0f}%"),
-                   TimeElapsedColumn())  # fmt: skip
+        columns = (TextColumn("{task.description:<34}"), BarColumn(),
+                   TextColumn("{task.percentage:>3.0f}%"), TimeElapsedColumn())  # fmt: skip
         with Bar(*columns, console=self._console) as bar:
             yield Progress(bar, bar.add_task(title, total=total))
 
@@ -75,9 +74,9 @@ class Terminal:
         if self._console is None:
             lines = [HEADERS, *rows]
             widths = [max(len(r[i]) for r in lines) for i in range(len(HEADERS))]
-            for r in lines:
+            for line in lines:
                 cells = [c.ljust(w) if i < 3 else c.rjust(w)
-                         for i, (c, w) in enumerate(zip(r, widths, strict=True))]  # fmt: skip
+                         for i, (c, w) in enumerate(zip(line, widths, strict=True))]  # fmt: skip
                 print("  ".join(cells).rstrip())
             return
         from rich.box import SIMPLE_HEAD

@@ -56,7 +56,7 @@ def train(seed: int, steps: int, progress: Callable[[], None]) -> Trained:
             crops, targets = _batch(faces, backgrounds, photographs)
             loss = functional.binary_cross_entropy_with_logits(model(crops), targets)
             optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             optimizer.step()
             schedule.step()
             losses.append(loss.item())
