@@ -5,6 +5,53 @@ from torch import Tensor
 def build_info() -> dict[str, Any]: ...
 def cuda_devices() -> list[tuple[str, int]] | str: ...
 def num_threads() -> int: ...
+def center_of_mass_backward(
+    heatmaps: Tensor,
+    radius: int,
+    xy: Tensor,
+    sum: Tensor,
+    argmax: Tensor,
+    d_xy: Tensor,
+    d_heatmaps: Tensor,
+    /,
+) -> None: ...
+def center_of_mass_forward(
+    heatmaps: Tensor, radius: int, xy: Tensor, sum: Tensor | None, argmax: Tensor | None, /
+) -> None: ...
+def decode_heatmaps(
+    heatmaps: Tensor,
+    method: int,
+    compat: int,
+    kernel: int,
+    threshold: float,
+    invalid_x: float,
+    invalid_y: float,
+    radius_factor: float,
+    clamp: bool,
+    xy: Tensor,
+    score: Tensor,
+    valid: Tensor,
+    /,
+) -> None: ...
+def decode_simcc(
+    x: Tensor,
+    y: Tensor,
+    dark: bool,
+    exact: bool,
+    kernel: int,
+    split: float,
+    threshold: float,
+    invalid_x: float,
+    invalid_y: float,
+    clamp: bool,
+    xy: Tensor,
+    score: Tensor,
+    valid: Tensor,
+    /,
+) -> None: ...
+def mlca_backward(
+    d_mean: Tensor, d_max: Tensor, argmax: Tensor, d_relu_mean: Tensor, x: Tensor, dx: Tensor, /
+) -> None: ...
 def mlca_forward(
     x: Tensor,
     w1: Tensor,
@@ -20,12 +67,15 @@ def mlca_forward(
     argmax: Tensor,
     /,
 ) -> None: ...
-def mlca_backward(
-    d_mean: Tensor,
-    d_max: Tensor,
-    argmax: Tensor,
-    d_relu_mean: Tensor,
-    x: Tensor,
-    dx: Tensor,
+def soft_argmax_backward(
+    heatmaps: Tensor,
+    beta: float,
+    normalized: bool,
+    stats: Tensor,
+    d_xy: Tensor,
+    d_heatmaps: Tensor,
     /,
+) -> None: ...
+def soft_argmax_forward(
+    heatmaps: Tensor, beta: float, normalized: bool, xy: Tensor, stats: Tensor | None, /
 ) -> None: ...

@@ -7,7 +7,7 @@ Samples are made in float64 on the CPU; tests convert them to the dtype and devi
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -135,7 +135,7 @@ def _reference_4d(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
     return wrapped
 
 
-def _heatmap_samples(*arguments: Any) -> Iterator[Sample]:
+def _heatmap_samples(*arguments: Any, **kwargs: Any) -> Iterator[Sample]:
     """Noise with one clear peak; a border peak, odd and tiny maps, strided maps, empty batches."""
     gen = torch.Generator().manual_seed(2)
     shapes = {
@@ -156,7 +156,26 @@ def _heatmap_samples(*arguments: Any) -> Iterator[Sample]:
         every = name in ("pose", "large")
         layouts = {"": lambda t: t, "-channels_last": channels_last, "-sliced": sliced}
         for suffix, layout in layouts.items() if every else [("", lambda t: t)]:
-            yield Sample(name + suffix, (layout(maps), *arguments), small=maps.numel() < 2000)
+            call = (layout(maps), *arguments)
+            yield Sample(name + suffix, call, kwargs, small=maps.numel() < 2000)
+
+
+def _decode_samples() -> Iterator[Sample]:
+    for method in ("dark", "argmax", "shift", "udp", "megvii", "mspn"):
+        for sample in _heatmap_samples(method=method):
+            yield replace(sample, name=f"{method}-{sample.name}")
+    for sample in _heatmap_samples(method="udp_combined", kernel=5):
+        if sample.args[0].shape[1] % 3 == 0:
+            yield replace(sample, name=f"udp_combined-{sample.name}")
+
+
+def _simcc_samples() -> Iterator[Sample]:
+    gen = torch.Generator().manual_seed(3)
+    for name, (b, k, w, h) in {"odd": (2, 3, 23, 31), "pose": (2, 4, 384, 512)}.items():
+        x = torch.rand(b, k, w, generator=gen, dtype=torch.float64)
+        y = torch.rand(b, k, h, generator=gen, dtype=torch.float64)
+        for method in ("argmax", "dark"):
+            yield Sample(f"{name}-{method}", (x, y), {"method": method}, small=b * k * h < 2000)
 
 
 SPECS: tuple[OpSpec, ...] = (
@@ -187,6 +206,20 @@ SPECS: tuple[OpSpec, ...] = (
         reference.local_center_of_mass,
         lambda: _heatmap_samples(2),
         differentiable=(0,),
+    ),
+    OpSpec(
+        "decode_heatmaps",
+        ops.decode_heatmaps,
+        reference.decode_heatmaps,
+        _decode_samples,
+        tolerance=1e-4,
+    ),
+    OpSpec(
+        "decode_simcc",
+        ops.decode_simcc,
+        reference.decode_simcc,
+        _simcc_samples,
+        tolerance=1e-4,
     ),
 )
 

@@ -104,6 +104,7 @@ __device__ __forceinline__ void write_soft(const SoftArgs& args, int64_t map,
 }
 
 template <class T, bool kBlockPerMap>
+// One block per multiprocessor at least: without the 1 ptxas stops at 64 registers and spills.
 __global__ void __launch_bounds__(kThreads, 1) soft_forward(const SoftArgs args) {
   using A = Accumulate<T>;
   const MapStack& maps = args.maps;

@@ -1,6 +1,16 @@
 """Drop-in PyTorch ops. One module per op family; everything public is importable from here."""
 
+from facekernels.ops.heatmap import decode_heatmaps, decode_simcc
+from facekernels.ops.keypoints import Keypoints
 from facekernels.ops.mlca import channel_gate, mlca_gate
 from facekernels.ops.soft_argmax import local_center_of_mass, soft_argmax
 
-__all__ = ["channel_gate", "local_center_of_mass", "mlca_gate", "soft_argmax"]
+__all__ = [
+    "Keypoints",
+    "channel_gate",
+    "decode_heatmaps",
+    "decode_simcc",
+    "local_center_of_mass",
+    "mlca_gate",
+    "soft_argmax",
+]
