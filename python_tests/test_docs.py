@@ -34,7 +34,10 @@ BLOCKS = [(page, *block) for page in PAGES for block in python_blocks(page.read_
 
 
 def test_block_finder() -> None:
-    text = "a\n```python\nx = 1\n```\n```bash\nls\n```\n- b\n\n    ```python\n    if x:\n        y\n    ```\n"
+    text = (
+        "a\n```python\nx = 1\n```\n```bash\nls\n```\n"
+        "- b\n\n    ```python\n    if x:\n        y\n    ```\n"
+    )
     assert python_blocks(text) == [(3, "x = 1\n"), (11, "if x:\n    y\n")]
 
 
