@@ -77,6 +77,16 @@ def _maps(model: FaceScorer, detection: Detection) -> Call:
     return Call((level_maps(detection),), {})
 
 
+def _marginals(model: FaceScorer, detection: Detection) -> Call:
+    """Largest value of each column and each row: the one-dimensional maps that SimCC decodes."""
+    maps = level_maps(detection)
+    return Call((maps.amax(2), maps.amax(3)), {"split": 1.0})
+
+
+def _peaks(model: FaceScorer, detection: Detection) -> Call:
+    return Call((level_maps(detection),), {"kernel": 5, "threshold": 0.05, "topk": 16})
+
+
 def level_maps(detection: Detection) -> Tensor:
     """``[levels, 1 + G, 64, 64]``: each level's heatmap and its branches' votes, as one batch."""
     levels = [torch.cat([v.heatmap[None], v.votes.sigmoid()])[None] for v in detection.levels]
@@ -88,6 +98,9 @@ CHECKS: tuple[Check, ...] = (
     Check("mlca_gate", _windows, 1e-4, backward=True),
     Check("channel_gate", _windows, 1e-5),
     Check("channel_gate", _windows, 1e-4, backward=True),
+    Check("decode_heatmaps", _maps, 1e-3),
+    Check("decode_simcc", _marginals, 1e-6),
+    Check("heatmap_peaks", _peaks, 0.0),
     Check("soft_argmax", _maps, 1e-3),
     Check("soft_argmax", _maps, 1e-3, backward=True),
     Check("local_center_of_mass", _maps, 1e-4),
@@ -96,7 +109,7 @@ CHECKS: tuple[Check, ...] = (
 
 
 def run_checks(
-    model: FaceScorer, detection: Detection, seconds: float, checks: tuple[Check, ...] = CHECKS
+    model: FaceScorer, detection: Detection, seconds: float, checks: tuple[Check, ...]
 ) -> Iterator[Result]:
     """Run the registry one op at a time, with about `seconds` of timing for each."""
     for check in checks:

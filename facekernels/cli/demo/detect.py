@@ -7,9 +7,9 @@ from typing import NamedTuple
 from torch import Tensor
 from torch.nn import functional
 
-from facekernels.cli.demo.decoding import decode_heatmaps, flip_average, heatmap_peaks
 from facekernels.cli.demo.model import STRIDE, WINDOW, FaceScorer
 from facekernels.cli.demo.train import grey
+from facekernels.ops import decode_heatmaps, heatmap_peaks
 
 _FACE_SIZES = tuple(60 * 2 ** (i / 4) for i in range(8))  # photo pixels
 
@@ -61,7 +61,7 @@ def detect(model: FaceScorer, photo: Tensor) -> Detection:
     levels = [_level(model, image, size) for size in _FACE_SIZES]
     best = max(levels, key=lambda level: level.score)
     found = heatmap_peaks(best.heatmap[None, None], kernel=5, threshold=0.05, topk=5)
-    count = int(found.found)
+    count = int(found.count)
     return Detection(
         levels,
         best,
@@ -80,8 +80,8 @@ def _level(model: FaceScorer, image: Tensor, face_size: float) -> Level:
     votes = model.votes(windows).unflatten(1, grid)
     mirrored = model.votes(model.windows(small.flip(-1))[0]).unflatten(1, grid)
     plain, mirror = (v.sum(0).sigmoid()[None, None] for v in (votes, mirrored))
-    heatmap = flip_average(plain, mirror, pairs=())[0, 0]
-    decoded = decode_heatmaps(heatmap[None, None], method="dark")
+    heatmap = ((plain + mirror.flip(-1)) / 2)[0, 0]
+    decoded = decode_heatmaps(heatmap[None, None], method="dark", kernel=3)
     return Level(
         WINDOW * scale, STRIDE * scale, windows, votes, heatmap, decoded.xy[0, 0].float(),
         float(decoded.score[0, 0]),

@@ -81,10 +81,11 @@ def heatmap_picture(detection: Detection, photo: Tensor) -> str:
 
 
 def branch_pictures(detection: Detection, photo: Tensor) -> list[str]:
-    """What each branch votes, from its lowest to its highest vote."""
+    """What each branch votes, from its median to its highest vote."""
     level, pictures = detection.best, []
     for branch, votes in enumerate(level.votes, 1):
-        scaled = (votes - votes.min()) / (votes.max() - votes.min()).clamp_min(1e-6)
+        low, high = votes.quantile(0.5), votes.max()
+        scaled = ((votes - low) / (high - low).clamp_min(1e-6)).clamp(0, 1)
         parts = ['<use href="#photo" class="dim"/>', _overlay(level, scaled)]
         pictures.append(_svg(photo.shape[2], photo.shape[1], f"Votes of branch {branch}", parts))
     return pictures
@@ -180,7 +181,7 @@ def crop_gallery(trained: Trained) -> str:
 def _overlay(level: Level, values: Tensor) -> str:
     """Values of the level's grid as an image at its place over the photograph."""
     array = values.double().numpy()
-    alpha = (np.clip(0.25 + 1.1 * array, 0, 0.85) * 255).astype(np.uint8)
+    alpha = (np.clip(1.6 * array, 0, 0.85) * 255).astype(np.uint8)
     rgba = np.concatenate([colors(array), alpha[..., None]], -1)
     rows, columns = array.shape
     left, top = level.to_photo(torch.full((2,), -0.5)).tolist()

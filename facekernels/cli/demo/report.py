@@ -94,7 +94,7 @@ alternating runs on the tensors of this demo; eager is the plain PyTorch of
 channel in the window of the face. Ticks: its mean over all {best.heatmap.numel():,} windows of that
 level.</figcaption></figure>
 <div class="four">{branches}</div>
-<p class="note">What each branch votes for, from its lowest vote (clear) to its highest (bright).
+<p class="note">What each branch votes for, from its median vote (clear) to its highest (bright).
 The score is the sigmoid of the sum of the four.</p></section>
 <section><h2>How good is the classifier?</h2>
 {pictures.crop_gallery(trained)}
@@ -112,6 +112,6 @@ def _rows(results: Sequence[Result]) -> str:
     for result in results:
         cells = row(result)
         status = f'<td><span class="badge {"ok" if result.ok else "bad"}">{cells[-1]}</span></td>'
-        lines.append(f"<tr><th>{escape(cells[0])}</th>"
-                     + "".join(f"<td>{escape(c)}</td>" for c in cells[1:-1]) + status + "</tr>")  # fmt: skip
+        middle = "".join(f"<td>{escape(cell)}</td>" for cell in cells[1:-1])
+        lines.append(f"<tr><th>{escape(cells[0])}</th>{middle}{status}</tr>")
     return "".join(lines)
