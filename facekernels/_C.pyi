@@ -49,6 +49,17 @@ def decode_simcc(
     valid: Tensor,
     /,
 ) -> None: ...
+def heatmap_peaks(
+    heatmaps: Tensor,
+    kernel: int,
+    threshold: float,
+    strict: bool,
+    xy: Tensor,
+    score: Tensor,
+    index: Tensor,
+    count: Tensor,
+    /,
+) -> None: ...
 def mlca_backward(
     d_mean: Tensor, d_max: Tensor, argmax: Tensor, d_relu_mean: Tensor, x: Tensor, dx: Tensor, /
 ) -> None: ...
@@ -78,40 +89,4 @@ def soft_argmax_backward(
 ) -> None: ...
 def soft_argmax_forward(
     heatmaps: Tensor, beta: float, normalized: bool, xy: Tensor, stats: Tensor | None, /
-) -> None: ...
-def heatmap_peaks(
-    heatmaps: Tensor,
-    kernel: int,
-    threshold: float,
-    strict: bool,
-    xy: Tensor,
-    score: Tensor,
-    index: Tensor,
-    count: Tensor,
-    /,
-) -> None: ...
-def soft_argmax_forward(
-    heatmaps: Tensor, beta: float, normalized: bool, xy: Tensor, stats: Tensor | None, /
-) -> None: ...
-def soft_argmax_backward(
-    heatmaps: Tensor,
-    beta: float,
-    normalized: bool,
-    stats: Tensor,
-    d_xy: Tensor,
-    d_heatmaps: Tensor,
-    /,
-) -> None: ...
-def center_of_mass_forward(
-    heatmaps: Tensor, radius: int, xy: Tensor, sum: Tensor | None, argmax: Tensor | None, /
-) -> None: ...
-def center_of_mass_backward(
-    heatmaps: Tensor,
-    radius: int,
-    xy: Tensor,
-    sum: Tensor,
-    argmax: Tensor,
-    d_xy: Tensor,
-    d_heatmaps: Tensor,
-    /,
 ) -> None: ...
