@@ -11,7 +11,6 @@ from torch import Tensor
 
 FLOATING = frozenset({torch.float32, torch.float64, torch.float16, torch.bfloat16})
 _STRIDED = torch.strided
-_DEVICES = ("cpu", "cuda")
 
 
 def shape_of(t: Tensor) -> str:
@@ -25,7 +24,7 @@ def tensor(name: str, t: Any) -> None:
         raise TypeError(f"{name} must be a torch.Tensor, got {type(t).__name__}")
     if t.layout is not _STRIDED:
         raise ValueError(f"{name} must be a dense (strided) tensor, got layout {t.layout}")
-    if t.device.type not in _DEVICES:
+    if not (t.is_cpu or t.is_cuda):
         raise ValueError(f"{name} must be on the CPU or a CUDA device, got {t.device}")
 
 

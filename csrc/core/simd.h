@@ -99,29 +99,50 @@ inline void store(T* p, Vec<Accumulate<T>> v) {
   }
 }
 
+#if !defined(__AVX512F__)  // which has comparisons into masks
+// Bit j is the truth of lane j of a comparison of V.
+template <class V, class Mask>
+inline uint64_t lane_bits(Mask mask) {
+  constexpr bool kDouble = sizeof(V{}[0]) == 8;
+#if defined(__AVX2__)
+  return static_cast<uint32_t>(kDouble ? _mm256_movemask_pd(std::bit_cast<__m256d>(mask))
+                                       : _mm256_movemask_ps(std::bit_cast<__m256>(mask)));
+#elif defined(__SSE2__)
+  return static_cast<uint32_t>(kDouble ? _mm_movemask_pd(std::bit_cast<__m128d>(mask))
+                                       : _mm_movemask_ps(std::bit_cast<__m128>(mask)));
+#else
+  uint64_t bits = 0;
+  for (int i = 0; i < static_cast<int>(sizeof(V) / sizeof(V{}[0])); ++i) {
+    bits |= static_cast<uint64_t>(mask[i] != 0) << i;
+  }
+  return bits;
+#endif
+}
+#endif
+
 // Bit j tells whether lane j of a and b is equal.
 template <class V>
 inline uint64_t equal_bits(V a, V b) {
-  constexpr bool kDouble = sizeof(a[0]) == 8;
 #if defined(__AVX512F__)
-  if constexpr (kDouble)
+  if constexpr (sizeof(a[0]) == 8)
     return _mm512_cmpeq_pd_mask(std::bit_cast<__m512d>(a), std::bit_cast<__m512d>(b));
   else
     return _mm512_cmpeq_ps_mask(std::bit_cast<__m512>(a), std::bit_cast<__m512>(b));
-#elif defined(__AVX2__)
-  const auto equal = a == b;
-  return static_cast<uint32_t>(kDouble ? _mm256_movemask_pd(std::bit_cast<__m256d>(equal))
-                                       : _mm256_movemask_ps(std::bit_cast<__m256>(equal)));
-#elif defined(__SSE2__)
-  const auto equal = a == b;
-  return static_cast<uint32_t>(kDouble ? _mm_movemask_pd(std::bit_cast<__m128d>(equal))
-                                       : _mm_movemask_ps(std::bit_cast<__m128>(equal)));
 #else
-  uint64_t bits = 0;
-  for (int i = 0; i < static_cast<int>(sizeof(V) / sizeof(a[0])); ++i) {
-    bits |= static_cast<uint64_t>(a[i] == b[i]) << i;
-  }
-  return bits;
+  return lane_bits<V>(a == b);
+#endif
+}
+
+// Bit j tells whether lane j of a is greater than that of b.
+template <class V>
+inline uint64_t greater_bits(V a, V b) {
+#if defined(__AVX512F__)
+  if constexpr (sizeof(a[0]) == 8)
+    return _mm512_cmp_pd_mask(std::bit_cast<__m512d>(a), std::bit_cast<__m512d>(b), _CMP_GT_OQ);
+  else
+    return _mm512_cmp_ps_mask(std::bit_cast<__m512>(a), std::bit_cast<__m512>(b), _CMP_GT_OQ);
+#else
+  return lane_bits<V>(a > b);
 #endif
 }
 

@@ -23,6 +23,8 @@ from facekernels.reference.soft_argmax import (
     soft_argmax_backward as reference_soft_argmax_backward,
 )
 
+_OWN_POSITIONS = frozenset({torch.float32, torch.float64})
+
 _SOFT = Op(
     "soft_argmax_forward(Tensor heatmaps, float beta, bool normalized, Tensor(a!) xy, "
     "Tensor(b!)? stats) -> ()"
@@ -145,9 +147,10 @@ def _check_maps(heatmaps: Tensor) -> None:
 
 def _empty(heatmaps: Tensor, *last: int) -> Tensor:
     """Uninitialised ``[B, K, *last]`` in the dtype of positions."""
-    shape = heatmaps.shape
-    dtype = torch.float64 if heatmaps.dtype is torch.float64 else torch.float32
-    return torch.empty((shape[0], shape[1], *last), dtype=dtype, device=heatmaps.device)
+    batch, channels = heatmaps.shape[:2]
+    if heatmaps.dtype in _OWN_POSITIONS:  # new_empty without keywords is the shortest way there is
+        return heatmaps.new_empty(batch, channels, *last)
+    return heatmaps.new_empty((batch, channels, *last), dtype=torch.float32)
 
 
 class _SoftArgmax(torch.autograd.Function):

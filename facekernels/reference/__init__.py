@@ -2,12 +2,14 @@
 
 from facekernels.reference.heatmap import decode_heatmaps, decode_simcc
 from facekernels.reference.mlca import channel_gate, mlca_gate
+from facekernels.reference.peaks import heatmap_peaks
 from facekernels.reference.soft_argmax import local_center_of_mass, soft_argmax
 
 __all__ = [
     "channel_gate",
     "decode_heatmaps",
     "decode_simcc",
+    "heatmap_peaks",
     "local_center_of_mass",
     "mlca_gate",
     "soft_argmax",

@@ -31,9 +31,7 @@ def soft_argmax(heatmaps: Tensor, beta: float = 100.0, *, normalized: bool = Fal
     return torch.stack(((p * x).sum((2, 3)), (p * y).sum((2, 3))), -1)
 
 
-def soft_argmax_backward(
-    heatmaps: Tensor, beta: float, normalized: bool, d_xy: Tensor
-) -> Tensor:
+def soft_argmax_backward(heatmaps: Tensor, beta: float, normalized: bool, d_xy: Tensor) -> Tensor:
     """Gradient of `soft_argmax` for heatmaps, itself differentiable."""
     h = exact(heatmaps)
     p = torch.softmax(beta * h.flatten(2), -1).view(h.shape)
