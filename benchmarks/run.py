@@ -21,7 +21,7 @@ from facekernels import collect_env
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
-_PACKAGES = ("facekernels", "torch", "numpy", "opencv-python-headless", "kornia")
+_PACKAGES = ("facekernels", "torch", "numpy", "opencv-python-headless", "kornia", "scipy")
 
 
 def run(arguments: Namespace) -> int:
