@@ -142,7 +142,7 @@ def _taps(like: Tensor) -> Tensor:
 
 
 def _patch(maps: Tensor, x: Tensor, y: Tensor, radius: int, zeros_outside: bool = False) -> Tensor:
-    """maps [N, H, W] -> the squares [N, 2 r + 1, 2 r + 1] around (x, y)."""
+    """Maps [N, H, W] -> the squares [N, 2 r + 1, 2 r + 1] around (x, y)."""
     height, width = maps.shape[1:]
     near = torch.arange(-radius, radius + 1, device=maps.device)
     columns, rows = x.view(-1, 1, 1) + near, (y.unsqueeze(1) + near).unsqueeze(2)

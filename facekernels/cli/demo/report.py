@@ -99,7 +99,8 @@ The score is the sigmoid of the sum of the four.</p></section>
 <section><h2>How good is the classifier?</h2>
 {pictures.crop_gallery(trained)}
 <p class="note">The {count} crops kept out of training and their scores; {right} are on the right
-side of 0.5{", wrong ones are framed" if right < count else ""}. The network is tiny, was trained for
+side of 0.5{", wrong ones are framed" if right < count else ""}.
+The network is tiny, was trained for
 seconds on 160 crops of 25 × 25 pixels and photographs without faces, and is here to give the ops
 real work: it is no face detector to rely on.</p></section>
 </main><footer><h2>Reproduce</h2><pre>pip install 'facekernels[demo]'

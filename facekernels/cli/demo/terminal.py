@@ -85,8 +85,8 @@ class Terminal:
         table = Table(box=SIMPLE_HEAD, pad_edge=False)
         for i, header in enumerate(HEADERS):
             table.add_column(header, justify="left" if i < 3 else "right", no_wrap=True)
-        for result, cells in zip(results, rows, strict=True):
-            table.add_row(*cells, style=None if result.ok else "bold red")
+        for result, texts in zip(results, rows, strict=True):
+            table.add_row(*texts, style=None if result.ok else "bold red")
         self._console.print(table)
 
 
