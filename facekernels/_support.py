@@ -24,4 +24,6 @@ class Support(NamedTuple):
 OPS: dict[str, Support] = {
     "mlca_gate": Support(("mlca_forward", "mlca_backward")),
     "channel_gate": Support(("mlca_forward", "mlca_backward")),
+    "local_center_of_mass": Support(("center_of_mass_forward", "center_of_mass_backward")),
+    "soft_argmax": Support(("soft_argmax_forward", "soft_argmax_backward")),
 }

@@ -21,12 +21,12 @@ class Peaks(NamedTuple):
     """The best peaks of every map, best first; entries past the count are padding."""
 
     xy: Tensor
-    """``[B, K, topk, 2]`` pixel positions (x, y), float32 (float64 for float64 maps); padding -1."""
+    """``[B, K, topk, 2]`` pixels (x, y), float32 (float64 for float64 maps); padding -1."""
     score: Tensor
     """``[B, K, topk]`` values of the map, in its dtype; padding 0."""
-    index: Tensor
+    index: Tensor  # type: ignore[assignment]  # tuple's methods index and count are not needed
     """``[B, K, topk]`` int64 flat positions ``y * W + x``; padding -1."""
-    count: Tensor
+    count: Tensor  # type: ignore[assignment]
     """``[B, K]`` int64, how many entries are peaks."""
 
 
@@ -42,7 +42,8 @@ def heatmap_peaks(
 
     Equivalent to::
 
-        is_peak = (F.max_pool2d(heatmaps, kernel, 1, kernel // 2) == heatmaps) & (heatmaps > threshold)
+        best = F.max_pool2d(heatmaps, kernel, 1, kernel // 2)
+        is_peak = (best == heatmaps) & (heatmaps > threshold)
         score, index = torch.where(is_peak, heatmaps, -inf).flatten(2).topk(topk)
         xy = torch.stack((index % W, index // W), -1)  # then padding for scores of -inf
 

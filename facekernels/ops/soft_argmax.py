@@ -100,7 +100,8 @@ def local_center_of_mass(heatmaps: Tensor, radius: int = 3) -> Tensor:
         px, py = first maximum of the map, constant for gradients
         near = (abs(x - px) <= radius) & (abs(y - py) <= radius)
         w = torch.where(near, torch.relu(heatmaps), 0)
-        return torch.stack(((w * x).sum((2, 3)), (w * y).sum((2, 3))), -1) / w.sum((2, 3))[..., None]
+        moments = torch.stack(((w * x).sum((2, 3)), (w * y).sum((2, 3))), -1)
+        return moments / w.sum((2, 3))[..., None]
 
     The gradient is zero outside the window and where the map is not positive. Twice differentiable.
 
@@ -155,7 +156,7 @@ def _empty(heatmaps: Tensor, *last: int) -> Tensor:
 
 class _SoftArgmax(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, heatmaps: Tensor, beta: float, normalized: bool) -> Tensor:  # type: ignore[override]
+    def forward(ctx: Any, heatmaps: Tensor, beta: float, normalized: bool) -> Tensor:
         xy, stats = _empty(heatmaps, 2), _empty(heatmaps, 4)
         heatmaps = _check.resolve_neg(heatmaps)
         launch(_SOFT, heatmaps, beta, normalized, xy, stats)
@@ -164,7 +165,7 @@ class _SoftArgmax(torch.autograd.Function):
         return xy
 
     @staticmethod
-    def backward(ctx: Any, d_xy: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, d_xy: Tensor) -> tuple[Tensor | None, ...]:
         heatmaps, stats = ctx.saved_tensors
         if torch.is_grad_enabled():
             d = reference_soft_argmax_backward(heatmaps, ctx.beta, ctx.normalized, d_xy)
@@ -177,7 +178,7 @@ class _SoftArgmax(torch.autograd.Function):
 
 class _CenterOfMass(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, heatmaps: Tensor, radius: int) -> Tensor:  # type: ignore[override]
+    def forward(ctx: Any, heatmaps: Tensor, radius: int) -> Tensor:
         xy, total = _empty(heatmaps, 2), _empty(heatmaps)
         argmax = torch.empty(total.shape, dtype=torch.int32, device=heatmaps.device)
         heatmaps = _check.resolve_neg(heatmaps)
@@ -187,7 +188,7 @@ class _CenterOfMass(torch.autograd.Function):
         return xy
 
     @staticmethod
-    def backward(ctx: Any, d_xy: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, d_xy: Tensor) -> tuple[Tensor | None, ...]:
         heatmaps, xy, total, argmax = ctx.saved_tensors
         if torch.is_grad_enabled():
             return reference_center_of_mass_backward(heatmaps, ctx.radius, d_xy), None

@@ -1,7 +1,16 @@
 """Readable plain-PyTorch versions of every op, on any device and dtype."""
 
+from facekernels.reference.heatmap import decode_heatmaps, decode_simcc
 from facekernels.reference.mlca import channel_gate, mlca_gate
 from facekernels.reference.peaks import heatmap_peaks
 from facekernels.reference.soft_argmax import local_center_of_mass, soft_argmax
 
-__all__ = ["channel_gate", "heatmap_peaks", "local_center_of_mass", "mlca_gate", "soft_argmax"]
+__all__ = [
+    "channel_gate",
+    "decode_heatmaps",
+    "decode_simcc",
+    "heatmap_peaks",
+    "local_center_of_mass",
+    "mlca_gate",
+    "soft_argmax",
+]

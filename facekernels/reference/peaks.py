@@ -15,8 +15,8 @@ def heatmap_peaks(
     topk: int = 100,
     strict: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """heatmaps [B, K, H, W] -> xy [B, K, topk, 2], score and index [B, K, topk], count [B, K]."""
-    batch, channels, height, width = heatmaps.shape
+    """Heatmaps [B, K, H, W] -> xy [B, K, topk, 2], score and index [B, K, topk], count [B, K]."""
+    height, width = heatmaps.shape[2:]
     # float64 holds every other dtype, so the comparison with the threshold is exact.
     h = torch.where(heatmaps.isnan(), -torch.inf, heatmaps).to(torch.float64)
     radius = min(kernel // 2, max(height, width))

@@ -1,5 +1,6 @@
-"""Plain PyTorch of the `soft_argmax` family: the oracle of the kernels (in float64), what transforms
-of torch.func differentiate, and the second derivatives of the kernels."""
+"""Plain PyTorch of the `soft_argmax` family: the oracle of the kernels (in float64), what
+transforms of torch.func differentiate, and the second derivatives of the kernels.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +14,7 @@ def exact(heatmaps: Tensor) -> Tensor:
 
 
 def axes(heatmaps: Tensor, normalized: bool = False) -> tuple[Tensor, Tensor]:
-    """x ``[W]`` and y ``[H, 1]`` of the cells, in pixels or in [-1, 1]."""
+    """X ``[W]`` and y ``[H, 1]`` of the cells, in pixels or in [-1, 1]."""
 
     def axis(size: int) -> Tensor:
         pixels = torch.arange(size, dtype=heatmaps.dtype, device=heatmaps.device)
@@ -24,16 +25,14 @@ def axes(heatmaps: Tensor, normalized: bool = False) -> tuple[Tensor, Tensor]:
 
 
 def soft_argmax(heatmaps: Tensor, beta: float = 100.0, *, normalized: bool = False) -> Tensor:
-    """heatmaps [B, K, H, W] -> expected position [B, K, 2] under softmax(beta * heatmap)."""
+    """Heatmaps [B, K, H, W] -> expected position [B, K, 2] under softmax(beta * heatmap)."""
     h = exact(heatmaps)
     p = torch.softmax(beta * h.flatten(2), -1).view(h.shape)
     x, y = axes(h, normalized)
     return torch.stack(((p * x).sum((2, 3)), (p * y).sum((2, 3))), -1)
 
 
-def soft_argmax_backward(
-    heatmaps: Tensor, beta: float, normalized: bool, d_xy: Tensor
-) -> Tensor:
+def soft_argmax_backward(heatmaps: Tensor, beta: float, normalized: bool, d_xy: Tensor) -> Tensor:
     """Gradient of `soft_argmax` for heatmaps, itself differentiable."""
     h = exact(heatmaps)
     p = torch.softmax(beta * h.flatten(2), -1).view(h.shape)
@@ -56,7 +55,7 @@ def window(heatmaps: Tensor, radius: int) -> tuple[Tensor, Tensor]:
 
 
 def local_center_of_mass(heatmaps: Tensor, radius: int = 3) -> Tensor:
-    """heatmaps [B, K, H, W] -> mean position [B, K, 2] near the maximum, weighted by max(h, 0)."""
+    """Heatmaps [B, K, H, W] -> mean position [B, K, 2] near the maximum, weighted by max(h, 0)."""
     h = exact(heatmaps)
     peak, near = window(heatmaps, radius)
     w = torch.where(near, torch.relu(h), 0)
