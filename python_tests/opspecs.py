@@ -264,6 +264,7 @@ SPECS: tuple[OpSpec, ...] = (
         lambda: _heatmap_samples(2),
         differentiable=(0,),
     ),
+    OpSpec("heatmap_peaks", ops.heatmap_peaks, reference.heatmap_peaks, _heatmap_samples),
 )
 
 # Public functions that are plain PyTorch: no kernel, so no OpSpec; they have their own tests.
