@@ -14,7 +14,7 @@ from torch import Tensor
 
 from benchmarks import peers
 from benchmarks.harness import OURS, Case, Workload, forward_backward
-from facekernels import _native, ops, reference
+from facekernels import _check, _native, ops, reference
 
 _BETA = 10.0
 _FLOOR = "torch.mul (floor)"
@@ -70,6 +70,7 @@ def _setup(mode: str, device: torch.device) -> Workload:
         return ops.soft_argmax(heatmaps, _BETA)
 
     def custom(heatmaps: Tensor) -> Tensor:
+        _check.floating("heatmaps", heatmaps)  # as ours does
         return _soft_argmax_stats(heatmaps)[0] if grad else _soft_argmax(heatmaps)
 
     def multiply(heatmaps: Tensor) -> Tensor:

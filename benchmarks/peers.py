@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 Array = NDArray[Any]
+Peaks = tuple[Tensor, ...]
 
 
 def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -275,3 +276,48 @@ def _numpy_udp(logs: Array, xy: Array) -> Array:
     hessian = hessian + np.finfo(np.float32).eps * np.eye(2)
     step: Array = np.linalg.solve(hessian, gradient[..., None])[..., 0]
     return xy - step
+
+
+# ---- Peaks; [B, K, H, W] -> scores and flat positions [B, K, topk], best first
+
+
+def pooled_peaks(kernel: int, threshold: float, topk: int) -> Callable[[Tensor], Peaks]:
+    """CenterNet's: a cell is a peak where max pooling returns it; then topk over all cells."""
+
+    def find(heatmaps: Tensor) -> Peaks:
+        pooled = F.max_pool2d(heatmaps, kernel, 1, kernel // 2)
+        is_peak = (pooled == heatmaps) & (heatmaps > threshold)
+        return tuple(heatmaps.where(is_peak, 0.0).flatten(2).topk(topk))
+
+    return find
+
+
+def kornia_peaks(kernel: int, threshold: float, topk: int) -> Callable[[Tensor], Peaks]:
+    """kornia's non-maximum suppression, which drops plateaus and the border; then topk."""
+    from kornia.geometry.subpix import nms2d
+
+    def find(heatmaps: Tensor) -> Peaks:
+        kept = nms2d(heatmaps, (kernel, kernel))
+        return tuple(kept.where(kept > threshold, 0.0).flatten(2).topk(topk))
+
+    return find
+
+
+def scipy_peaks(kernel: int, threshold: float, topk: int) -> Callable[[Tensor], tuple[Array, ...]]:
+    """scipy's maximum filter map by map; only the few peaks are sorted."""
+    from scipy.ndimage import maximum_filter
+
+    def find(heatmaps: Tensor) -> tuple[Array, ...]:
+        h = heatmaps.numpy(force=True)
+        score = np.zeros((*h.shape[:2], topk), h.dtype)
+        index = np.zeros((*h.shape[:2], topk), np.int64)
+        for b, k in np.ndindex(*h.shape[:2]):
+            one = h[b, k]
+            is_peak = (maximum_filter(one, kernel, mode="nearest") == one) & (one > threshold)
+            at = np.flatnonzero(is_peak)
+            values = one.ravel()[at]
+            best = np.argsort(-values, kind="stable")[:topk]
+            score[b, k, : best.size], index[b, k, : best.size] = values[best], at[best]
+        return score, index
+
+    return find

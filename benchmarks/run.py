@@ -47,7 +47,7 @@ def run(arguments: Namespace) -> int:
     set_threads(arguments.threads)
     timer = arguments.timer or ("cpu" if arguments.threads == 1 else "wall")
     clock = harness.CPU_CLOCK if timer == "cpu" else harness.WALL_CLOCK
-    seconds = arguments.seconds or (1.0 if arguments.quick else 3.0)
+    seconds = arguments.seconds or (0.5 if arguments.quick else 2.0)
     result = describe(device, arguments.threads, "events" if device.type == "cuda" else timer)
     output = arguments.output or default_output(result, arguments)
 

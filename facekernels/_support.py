@@ -20,10 +20,19 @@ class Support(NamedTuple):
     compile: str = YES
     func: str = YES
 
+    @classmethod
+    def positions(cls, kernel: str) -> Support:
+        """An op whose outputs are constant in its inputs, wherever they are differentiable."""
+        reason = "positions of maxima have no gradient"
+        return cls((kernel,), backward=reason, double_backward=reason)
+
 
 OPS: dict[str, Support] = {
     "mlca_gate": Support(("mlca_forward", "mlca_backward")),
     "channel_gate": Support(("mlca_forward", "mlca_backward")),
+    "decode_heatmaps": Support.positions("decode_heatmaps"),
+    "decode_simcc": Support.positions("decode_simcc"),
+    "heatmap_peaks": Support.positions("heatmap_peaks"),
     "local_center_of_mass": Support(("center_of_mass_forward", "center_of_mass_backward")),
     "soft_argmax": Support(("soft_argmax_forward", "soft_argmax_backward")),
 }

@@ -37,7 +37,7 @@ def parser() -> argparse.ArgumentParser:
         type=float,
         default=None,
         metavar="S",
-        help="time to spend on the rounds of a case; default: 3, or 1 with --quick",
+        help="time to spend on the rounds of a case; default: 2, or 0.5 with --quick",
     )
     p.add_argument(
         "--output",
