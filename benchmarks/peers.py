@@ -293,7 +293,7 @@ def pooled_peaks(kernel: int, threshold: float, topk: int) -> Callable[[Tensor],
 
 
 def kornia_peaks(kernel: int, threshold: float, topk: int) -> Callable[[Tensor], Peaks]:
-    """kornia's non-maximum suppression, which drops plateaus and the border; then topk."""
+    """Kornia's non-maximum suppression, which drops plateaus and the border; then topk."""
     from kornia.geometry.subpix import nms2d
 
     def find(heatmaps: Tensor) -> Peaks:
@@ -304,7 +304,7 @@ def kornia_peaks(kernel: int, threshold: float, topk: int) -> Callable[[Tensor],
 
 
 def scipy_peaks(kernel: int, threshold: float, topk: int) -> Callable[[Tensor], tuple[Array, ...]]:
-    """scipy's maximum filter map by map; only the few peaks are sorted."""
+    """Scipy's maximum filter map by map; only the few peaks are sorted."""
     from scipy.ndimage import maximum_filter
 
     def find(heatmaps: Tensor) -> tuple[Array, ...]:

@@ -72,12 +72,12 @@ class Terminal:
         """The table of checks."""
         rows = [row(r) for r in results]
         if self._console is None:
-            lines = [HEADERS, *rows]
+            lines: list[tuple[str, ...]] = [HEADERS, *rows]
             widths = [max(len(r[i]) for r in lines) for i in range(len(HEADERS))]
             for line in lines:
-                cells = [c.ljust(w) if i < 3 else c.rjust(w)
+                padded = [c.ljust(w) if i < 3 else c.rjust(w)
                          for i, (c, w) in enumerate(zip(line, widths, strict=True))]  # fmt: skip
-                print("  ".join(cells).rstrip())
+                print("  ".join(padded).rstrip())
             return
         from rich.box import SIMPLE_HEAD
         from rich.table import Table
