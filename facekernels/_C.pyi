@@ -5,56 +5,6 @@ from torch import Tensor
 def build_info() -> dict[str, Any]: ...
 def cuda_devices() -> list[tuple[str, int]] | str: ...
 def num_threads() -> int: ...
-def mlca_forward(
-    x: Tensor,
-    w1: Tensor,
-    b1: Tensor,
-    w2: Tensor,
-    b2: Tensor,
-    average: bool,
-    out: Tensor,
-    scale: Tensor,
-    mean: Tensor,
-    max: Tensor,
-    relu_mean: Tensor,
-    argmax: Tensor,
-    /,
-) -> None: ...
-def mlca_backward(
-    d_mean: Tensor,
-    d_max: Tensor,
-    argmax: Tensor,
-    d_relu_mean: Tensor,
-    x: Tensor,
-    dx: Tensor,
-    /,
-) -> None: ...
-def heatmap_peaks(
-    heatmaps: Tensor,
-    kernel: int,
-    threshold: float,
-    strict: bool,
-    xy: Tensor,
-    score: Tensor,
-    index: Tensor,
-    count: Tensor,
-    /,
-) -> None: ...
-def soft_argmax_forward(
-    heatmaps: Tensor, beta: float, normalized: bool, xy: Tensor, stats: Tensor | None, /
-) -> None: ...
-def soft_argmax_backward(
-    heatmaps: Tensor,
-    beta: float,
-    normalized: bool,
-    stats: Tensor,
-    d_xy: Tensor,
-    d_heatmaps: Tensor,
-    /,
-) -> None: ...
-def center_of_mass_forward(
-    heatmaps: Tensor, radius: int, xy: Tensor, sum: Tensor | None, argmax: Tensor | None, /
-) -> None: ...
 def center_of_mass_backward(
     heatmaps: Tensor,
     radius: int,
@@ -64,6 +14,9 @@ def center_of_mass_backward(
     d_xy: Tensor,
     d_heatmaps: Tensor,
     /,
+) -> None: ...
+def center_of_mass_forward(
+    heatmaps: Tensor, radius: int, xy: Tensor, sum: Tensor | None, argmax: Tensor | None, /
 ) -> None: ...
 def decode_heatmaps(
     heatmaps: Tensor,
@@ -95,4 +48,45 @@ def decode_simcc(
     score: Tensor,
     valid: Tensor,
     /,
+) -> None: ...
+def heatmap_peaks(
+    heatmaps: Tensor,
+    kernel: int,
+    threshold: float,
+    strict: bool,
+    xy: Tensor,
+    score: Tensor,
+    index: Tensor,
+    count: Tensor,
+    /,
+) -> None: ...
+def mlca_backward(
+    d_mean: Tensor, d_max: Tensor, argmax: Tensor, d_relu_mean: Tensor, x: Tensor, dx: Tensor, /
+) -> None: ...
+def mlca_forward(
+    x: Tensor,
+    w1: Tensor,
+    b1: Tensor,
+    w2: Tensor,
+    b2: Tensor,
+    average: bool,
+    out: Tensor,
+    scale: Tensor,
+    mean: Tensor,
+    max: Tensor,
+    relu_mean: Tensor,
+    argmax: Tensor,
+    /,
+) -> None: ...
+def soft_argmax_backward(
+    heatmaps: Tensor,
+    beta: float,
+    normalized: bool,
+    stats: Tensor,
+    d_xy: Tensor,
+    d_heatmaps: Tensor,
+    /,
+) -> None: ...
+def soft_argmax_forward(
+    heatmaps: Tensor, beta: float, normalized: bool, xy: Tensor, stats: Tensor | None, /
 ) -> None: ...

@@ -42,9 +42,9 @@ def collect() -> dict[str, Any]:
     numpy, numpy_error = _import("numpy")
     native, native_error = _import("facekernels._C")
     emulated, emulated_error = _import("facekernels._emulated")
-    build = _guard(lambda: dict(native.build_info())) if native else {}  # type: ignore[union-attr]
+    build = _guard(lambda: dict(native.build_info())) if native else {}
     build = build if isinstance(build, dict) else {"error": build}
-    devices = _guard(lambda: native.cuda_devices()) if native else native_error  # type: ignore[union-attr]
+    devices = _guard(lambda: native.cuda_devices()) if native else native_error
     modules = {
         "native": (native, native_error),
         "emulated": (emulated, emulated_error),
@@ -57,7 +57,7 @@ def collect() -> dict[str, Any]:
         "packages": {
             "torch": _version_of(torch, torch_error),
             "numpy": _version_of(numpy, numpy_error),
-            "torch CUDA": _guard(lambda: torch.version.cuda or "CPU build") if torch else None,  # type: ignore[union-attr]
+            "torch CUDA": _guard(lambda: torch.version.cuda or "CPU build") if torch else None,
         },
         "extension": {
             "loaded": native is not None,
@@ -75,8 +75,8 @@ def collect() -> dict[str, Any]:
         },
         "openmp": _guard(_openmp_libraries),
         "threads": {
-            "torch": _guard(lambda: torch.get_num_threads()) if torch else None,  # type: ignore[union-attr]
-            "kernels": _guard(lambda: native.num_threads()) if native else None,  # type: ignore[union-attr]
+            "torch": _guard(lambda: torch.get_num_threads()) if torch else None,
+            "kernels": _guard(lambda: native.num_threads()) if native else None,
             "cpus": _guard(lambda: len(os.sched_getaffinity(0))),
         },
         "environment": {k: v for k, v in sorted(os.environ.items()) if k.startswith(_VARIABLES)},

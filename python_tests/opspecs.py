@@ -135,6 +135,42 @@ def _reference_4d(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
     return wrapped
 
 
+def _gaussians(gen: torch.Generator, count: int, *sizes: int) -> Tensor:
+    """[count, *sizes], one bump each, away from pixel centres and from the border."""
+    maps = torch.ones(count, *(1 for _ in sizes), dtype=torch.float64)
+    for dim, size in enumerate(sizes, 1):
+        shape = [-1 if d == dim else 1 for d in range(len(sizes) + 1)]
+        at = 3.2 + (size - 6.4) * torch.rand(count, generator=gen, dtype=torch.float64)
+        # Offsets differ by axis: neighbours must not tie.
+        at = (at.floor() + 0.1 + 0.1 * dim).view(-1, *(1 for _ in sizes))
+        maps = maps * torch.exp(
+            -((torch.arange(size, dtype=torch.float64).view(shape) - at) ** 2) / 8
+        )
+    return maps
+
+
+def _decode_samples() -> Iterator[Sample]:
+    gen = torch.Generator().manual_seed(3)
+    maps = _gaussians(gen, 6, 19, 13).view(2, 3, 19, 13)
+    for method in ("argmax", "shift", "dark", "udp", "udp_combined", "megvii", "mspn"):
+        yield Sample(method, (maps,), {"method": method, "kernel": 5})
+    yield Sample("channels_last", (channels_last(maps),), {"method": "dark"})
+    yield Sample("sliced", (sliced(maps),), {"method": "udp"})
+    yield Sample("vitpose", (maps,), {"method": "udp", "compat": "vitpose", "kernel": 3})
+    large = _gaussians(gen, 34, 72, 66).view(2, 17, 72, 66)
+    yield Sample("large", (large,), {"method": "dark"}, small=False)
+    yield Sample("empty_batch", (maps[:0],))
+    yield Sample("no_joints", (maps[:, :0],))
+
+
+def _simcc_samples() -> Iterator[Sample]:
+    gen = torch.Generator().manual_seed(4)
+    x, y = (_gaussians(gen, 6, n).view(2, 3, n) for n in (96, 128))
+    for method in ("argmax", "dark"):
+        yield Sample(method, (x, y), {"method": method})
+    yield Sample("empty_batch", (x[:0], y[:0]))
+
+
 def _heatmap_samples(*arguments: Any) -> Iterator[Sample]:
     """Noise with one clear peak; a border peak, odd and tiny maps, strided maps, empty batches."""
     gen = torch.Generator().manual_seed(2)
@@ -159,6 +195,22 @@ def _heatmap_samples(*arguments: Any) -> Iterator[Sample]:
             yield Sample(name + suffix, (layout(maps), *arguments), small=maps.numel() < 2000)
 
 
+def _peak_samples() -> Iterator[Sample]:
+    gen = torch.Generator().manual_seed(5)
+    noise = torch.rand(2, 3, 21, 37, generator=gen, dtype=torch.float64).float().double()
+    plateaus = (noise * 6).round() / 6
+    for name, maps in {"noise": noise, "plateaus": plateaus}.items():
+        for strict in (False, True):
+            label = f"{name}-{'strict' if strict else 'ties'}"
+            yield Sample(label, (maps,), {"topk": 9, "strict": strict})
+    yield Sample("window_5", (plateaus,), {"kernel": 5, "topk": 200, "threshold": 0.5})
+    yield Sample("channels_last", (channels_last(noise),), {"topk": 5})
+    yield Sample("sliced", (sliced(noise),), {"topk": 5})
+    yield Sample("window_exceeds_map", (noise[..., :2, :3],), {"kernel": 9, "topk": 8})
+    yield Sample("no_peaks_wanted", (noise,), {"topk": 0})
+    yield Sample("empty_batch", (noise[:0],), {"topk": 3})
+
+
 SPECS: tuple[OpSpec, ...] = (
     OpSpec(
         "mlca_gate",
@@ -173,6 +225,30 @@ SPECS: tuple[OpSpec, ...] = (
         _reference_4d(reference.channel_gate),
         _mlca_samples,
         differentiable=(0, 1, 2, 3, 4),
+    ),
+    # A maximum's position has no gradient, so nothing is differentiable.
+    OpSpec(
+        "decode_heatmaps",
+        ops.decode_heatmaps,
+        reference.decode_heatmaps,
+        _decode_samples,
+        tolerance=1e-4,
+        transforms=False,
+    ),
+    OpSpec(
+        "decode_simcc",
+        ops.decode_simcc,
+        reference.decode_simcc,
+        _simcc_samples,
+        tolerance=1e-4,
+        transforms=False,
+    ),
+    OpSpec(
+        "heatmap_peaks",
+        ops.heatmap_peaks,
+        reference.heatmap_peaks,
+        _peak_samples,
+        tolerance=0,
     ),
     OpSpec(
         "soft_argmax",

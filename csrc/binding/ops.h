@@ -6,8 +6,8 @@
 namespace facekernels {
 
 void bind_mlca(pybind11::module_& m);
-void bind_peaks(pybind11::module_& m);
 void bind_heatmap(pybind11::module_& m);
+void bind_peaks(pybind11::module_& m);
 void bind_soft_argmax(pybind11::module_& m);
 
 }  // namespace facekernels

@@ -27,14 +27,14 @@ struct DecodeArgs {
   int64_t batch, joints, maps_per_joint;
   int32_t height, width;
   int64_t stride_batch, stride_map, stride_row;
-  int32_t kernel;         // taps of the blur, odd
-  double threshold;       // a score must exceed it; -inf: none
+  int32_t kernel;    // taps of the blur, odd
+  double threshold;  // a score must exceed it; -inf: none
   double invalid_x, invalid_y;
-  double offset_scale;    // pixels per unit of an offset map
-  bool clamp;             // results inside the map
-  void* xy;               // [batch, joints, 2]; float, or double for double maps
-  void* score;            // [batch, joints]; the same
-  bool* valid;            // [batch, joints]
+  double offset_scale;  // pixels per unit of an offset map
+  bool clamp;           // results inside the map
+  void* xy;             // [batch, joints, 2]; float, or double for double maps
+  void* score;          // [batch, joints]; the same
+  bool* valid;          // [batch, joints]
 };
 
 // Two one-dimensional maps per joint (SimCC).

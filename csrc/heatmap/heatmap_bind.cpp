@@ -39,14 +39,30 @@ void decode_heatmaps(const TensorView& heatmaps, int64_t method, int64_t compat,
   if (batch * joints == 0) return;
   check(height > 0 && width > 0, "heatmaps must have maps of at least 1 x 1");
   check((height + 64) * (width + 64) < int64_t{1} << 31, "a map must have less than 2^31 cells");
-  const int64_t side = static_cast<Compat>(compat) == Compat::kUdp ? height : std::max(height, width);
+  const int64_t side =
+      static_cast<Compat>(compat) == Compat::kUdp ? height : std::max(height, width);
   launch_on(heatmaps.device,
-            DecodeArgs{static_cast<Method>(method), static_cast<Compat>(compat), heatmaps.dtype,
-                       heatmaps.data, batch, joints, per_joint, static_cast<int32_t>(height),
-                       static_cast<int32_t>(width), heatmaps.stride(0), heatmaps.stride(1),
-                       heatmaps.stride(2), static_cast<int32_t>(kernel), threshold, invalid_x,
-                       invalid_y, radius_factor * static_cast<double>(side), clamp, xy.data,
-                       score.data, valid.data_as<bool>()},
+            DecodeArgs{static_cast<Method>(method),
+                       static_cast<Compat>(compat),
+                       heatmaps.dtype,
+                       heatmaps.data,
+                       batch,
+                       joints,
+                       per_joint,
+                       static_cast<int32_t>(height),
+                       static_cast<int32_t>(width),
+                       heatmaps.stride(0),
+                       heatmaps.stride(1),
+                       heatmaps.stride(2),
+                       static_cast<int32_t>(kernel),
+                       threshold,
+                       invalid_x,
+                       invalid_y,
+                       radius_factor * static_cast<double>(side),
+                       clamp,
+                       xy.data,
+                       score.data,
+                       valid.data_as<bool>()},
             &decode_cpu, &decode_cuda);
 }
 
@@ -68,10 +84,28 @@ void decode_simcc(const TensorView& x, const TensorView& y, bool dark, bool exac
   check(x.size(2) > 0 && y.size(2) > 0, "x and y must have at least 1 bin");
   check(x.size(2) + y.size(2) < int64_t{1} << 31, "x and y must have less than 2^31 bins");
   launch_on(x.device,
-            SimccArgs{x.dtype, x.data, y.data, batch, joints, static_cast<int32_t>(x.size(2)),
-                      static_cast<int32_t>(y.size(2)), x.stride(0), x.stride(1), y.stride(0),
-                      y.stride(1), dark, exact, static_cast<int32_t>(kernel), split, threshold,
-                      invalid_x, invalid_y, clamp, xy.data, score.data, valid.data_as<bool>()},
+            SimccArgs{x.dtype,
+                      x.data,
+                      y.data,
+                      batch,
+                      joints,
+                      static_cast<int32_t>(x.size(2)),
+                      static_cast<int32_t>(y.size(2)),
+                      x.stride(0),
+                      x.stride(1),
+                      y.stride(0),
+                      y.stride(1),
+                      dark,
+                      exact,
+                      static_cast<int32_t>(kernel),
+                      split,
+                      threshold,
+                      invalid_x,
+                      invalid_y,
+                      clamp,
+                      xy.data,
+                      score.data,
+                      valid.data_as<bool>()},
             &simcc_cpu, &simcc_cuda);
 }
 

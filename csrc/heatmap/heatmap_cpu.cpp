@@ -184,18 +184,16 @@ void blurred_patch(const Plan<A>& plan, const Map<T>& map, int32_t row, int32_t 
   A* lines[kSide];
   for (int j = 0; j < kSide; ++j) lines[j] = scratch.window_row(side + j);
   for (int c = 0; c < side; c += kWidth) {
-    Vec<A> sum[kSide] = {};
-    for (int t = 0; t < taps; ++t) {
-      for (int j = 0; j < kSide; ++j) {
-        sum[j] += plan.taps[t] * load(scratch.window_row(t + j) + c);
-      }
+    for (int j = 0; j < kSide; ++j) {
+      store(lines[j] + c, symmetric_sum<Vec<A>>(plan.taps, plan.radius, [&](int t) {
+              return load(scratch.window_row(t + j) + c);
+            }));
     }
-    for (int j = 0; j < kSide; ++j) store(lines[j] + c, sum[j]);
   }
   for (int j = 0; j < kSide; ++j) {
     for (int q = 0; q < kSide; q += kWidth) {
-      Vec<A> sum{};
-      for (int t = 0; t < taps; ++t) sum += plan.taps[t] * load(lines[j] + q + t);
+      const Vec<A> sum = symmetric_sum<Vec<A>>(plan.taps, plan.radius,
+                                               [&](int t) { return load(lines[j] + q + t); });
       for (int i = 0; i < kWidth && q + i < kSide; ++i) patch[j * kSide + q + i] = sum[i];
     }
   }
@@ -209,18 +207,26 @@ void for_each_blurred_row(const Plan<A>& plan, const Map<T>& map, int32_t margin
                           Scratch<A>& scratch, Visit visit) {
   constexpr int kWidth = kLanes<A>;
   const Border border = plan.rule.border;
-  const int32_t taps = plan.taps_count(), halo = plan.radius + margin;
+  const int32_t halo = plan.radius + margin;
   A* const sums = scratch.line(0);
   A* const out = scratch.line(1);
   for (int32_t y = -margin; y < map.height + margin; ++y) {
     A* const body = sums + halo;
     std::fill_n(body, map.width, A(0));
-    for (int32_t t = 0; t < taps; ++t) {
-      const int32_t row = inside(y + t - plan.radius, map.height, border);
-      if (row < 0) continue;
-      const T* const p = map.data + row * map.stride_row;
+    for (int32_t t = 0; t <= plan.radius; ++t) {
+      const int32_t above = inside(y + t - plan.radius, map.height, border);
+      const int32_t below = t == plan.radius ? -1 : inside(y + plan.radius - t, map.height, border);
+      if (above < 0 && below < 0) continue;
+      const T* const p = map.data + (above < 0 ? below : above) * map.stride_row;
+      const T* const q = above < 0 || below < 0 ? nullptr : map.data + below * map.stride_row;
       const A weight = plan.taps[t];
-      for (int32_t x = 0; x < map.width; ++x) body[x] += weight * static_cast<A>(p[x]);
+      if (q) {
+        for (int32_t x = 0; x < map.width; ++x) {
+          body[x] += weight * (static_cast<A>(p[x]) + static_cast<A>(q[x]));
+        }
+      } else {
+        for (int32_t x = 0; x < map.width; ++x) body[x] += weight * static_cast<A>(p[x]);
+      }
     }
     for (int32_t i = 1; i <= halo; ++i) {
       const int32_t left = inside(-i, map.width, border);
@@ -230,9 +236,8 @@ void for_each_blurred_row(const Plan<A>& plan, const Map<T>& map, int32_t margin
     }
     const int32_t count = map.width + 2 * margin;
     for (int32_t x = 0; x < count; x += kWidth) {
-      Vec<A> sum{};
-      for (int32_t t = 0; t < taps; ++t) sum += plan.taps[t] * load(sums + x + t);
-      store(out + x, sum);
+      store(out + x, symmetric_sum<Vec<A>>(plan.taps, plan.radius,
+                                           [&](int t) { return load(sums + x + t); }));
     }
     visit(y, out);
   }
@@ -270,14 +275,19 @@ Offset<A> log_step(const Plan<A>& plan, const Map<T>& map, const Joint<A>& joint
   A blurred[kSide * kSide], patch[kSide * kSide];
   blurred_patch<kSide>(plan, map, joint.row, joint.column, scratch, blurred);
   for (int i = 0; i < kSide * kSide; ++i) {
-    patch[i] = blurred[kSide == 3 ? nearest_inside(i, joint.row, joint.column, map.height, map.width)
-                                  : i];
+    patch[i] =
+        blurred[kSide == 3 ? nearest_inside(i, joint.row, joint.column, map.height, map.width) : i];
   }
   A factor = 1;
   if (plan.rule.rescale && !clamps_are_idle<kSide>(plan, patch, joint.score)) {
     factor = rescale_factor(plan, map, joint.score, scratch);
   }
-  return step_of_patch<kSide>(plan, patch, factor);
+  for (int i = 0; i < kSide * kSide; ++i) {
+    if (kSide == 3 || dark_reads(i)) {
+      patch[i] = log_clamped(patch[i], factor, plan.clamp_low, plan.clamp_high);
+    }
+  }
+  return kSide == 5 ? dark_step(patch) : udp_step(patch);
 }
 
 template <class T, class A = Accumulate<T>>
@@ -304,7 +314,8 @@ void decode_joint(const Plan<A>& plan, const DecodeArgs& args, int64_t index, Sc
   Offset<A> step;
   if (joint.refine) {
     switch (rule.refine) {
-      case Refine::kNone: break;
+      case Refine::kNone:
+        break;
       case Refine::kQuarter:
         if (!rule.peak_of_blurred) {
           step = quarter_step(plan, joint.column, joint.row,
@@ -320,7 +331,9 @@ void decode_joint(const Plan<A>& plan, const DecodeArgs& args, int64_t index, Sc
       case Refine::kDark:
         if (dark_applies(plan, joint)) step = log_step<5>(plan, map, joint, scratch);
         break;
-      case Refine::kUdp: step = log_step<3>(plan, map, joint, scratch); break;
+      case Refine::kUdp:
+        step = log_step<3>(plan, map, joint, scratch);
+        break;
       case Refine::kSecondPeak: {
         const Peak<A> second = blurred_peak(plan, map, margin, outside, scratch);
         step = second_peak_step(plan, outside, second.index);
@@ -338,9 +351,10 @@ void decode_joint(const Plan<A>& plan, const DecodeArgs& args, int64_t index, Sc
     step.x = plan.offset_scale * map_of(before + 1).at(row, column);
     step.y = plan.offset_scale * map_of(before + 2).at(row, column);
   }
-  finish(plan, joint, step, [&](int32_t y, int32_t x) { return map.at(y, x); },
-         static_cast<A*>(args.xy) + 2 * index, static_cast<A*>(args.score) + index,
-         args.valid + index);
+  finish(
+      plan, joint, step, [&](int32_t y, int32_t x) { return map.at(y, x); },
+      static_cast<A*>(args.xy) + 2 * index, static_cast<A*>(args.score) + index,
+      args.valid + index);
 }
 
 template <class T>
@@ -361,12 +375,10 @@ LinePeak<A> decode_line(const LinePlan<A>& plan, const T* line, int32_t length) 
   const Peak<A> peak = find_peak(Map<T>{line, 1, length, length}, plan.exact);
   if (!plan.dark || !(peak.value > A(0))) return {peak.value, static_cast<A>(peak.index)};
   const auto blurred = [&](int32_t x) {
-    A sum = 0;
-    for (int32_t t = 0; t < plan.taps_count(); ++t) {
+    return symmetric_sum<A>(plan.taps, plan.radius, [&](int t) {
       const int32_t at = x + t - plan.radius;
-      if (at >= 0 && at < length) sum += plan.taps[t] * static_cast<A>(line[at]);
-    }
-    return sum;
+      return at >= 0 && at < length ? static_cast<A>(line[at]) : A(0);
+    });
   };
   A patch[5];
   for (int i = 0; i < 5; ++i) patch[i] = blurred(std::clamp(peak.index - 2 + i, 0, length - 1));
@@ -386,11 +398,12 @@ void simcc(const SimccArgs& args) {
   parallel_for(args.batch * args.joints, args.width + args.height, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
       const int64_t b = i / args.joints, k = i % args.joints;
-      const T* x = static_cast<const T*>(args.x) + b * args.x_stride_batch + k * args.x_stride_joint;
-      const T* y = static_cast<const T*>(args.y) + b * args.y_stride_batch + k * args.y_stride_joint;
-      finish(plan, decode_line(plan, x, args.width),
-             decode_line(plan, y, args.height), static_cast<A*>(args.xy) + 2 * i,
-             static_cast<A*>(args.score) + i, args.valid + i);
+      const T* x =
+          static_cast<const T*>(args.x) + b * args.x_stride_batch + k * args.x_stride_joint;
+      const T* y =
+          static_cast<const T*>(args.y) + b * args.y_stride_batch + k * args.y_stride_joint;
+      finish(plan, decode_line(plan, x, args.width), decode_line(plan, y, args.height),
+             static_cast<A*>(args.xy) + 2 * i, static_cast<A*>(args.score) + i, args.valid + i);
     }
   });
 }

@@ -17,9 +17,9 @@ constexpr int kPatch = 25;
 template <int kGroup>
 constexpr int kTile = kGroup == 32 ? 64 : 256;
 template <int kGroup>
-constexpr int kColumns = kTile<kGroup> + 2 * kMaxRadius > 5 * (2 * kMaxRadius + 5)
-                             ? kTile<kGroup> + 2 * kMaxRadius
-                             : 5 * (2 * kMaxRadius + 5);
+constexpr int kColumns =
+    kTile<kGroup> + 2 * kMaxRadius > 5 * (2 * kMaxRadius + 5) ? kTile<kGroup> + 2 * kMaxRadius
+                                                              : 5 * (2 * kMaxRadius + 5);
 
 template <class T>
 struct Map {
@@ -87,7 +87,7 @@ __device__ Peak<A> find_peak(const Group<A, kGroup>& group, const Map<T>& map, i
   if (packed) {
     constexpr int kCount = Pack<T>::kCount;
     const Pack<T>* const packs = reinterpret_cast<const Pack<T>*>(map.data);
-    #pragma unroll 4
+#pragma unroll 4
     for (int32_t i = group.rank; i < count / kCount; i += kGroup) {
       const Pack<T> pack = packs[i];
       FK_UNROLL
@@ -106,26 +106,23 @@ template <class T, class A>
 __device__ __forceinline__ A blurred_column(const Plan<A>& plan, const Map<T>& map, int32_t y,
                                             int32_t x) {
   const int32_t column = inside(x, plan.width, plan.rule.border);
-  A sum = A(0);
-  if (column < 0) return sum;
-  for (int t = 0; t < plan.taps_count(); ++t) {
+  if (column < 0) return A(0);
+  return symmetric_sum<A>(plan.taps, plan.radius, [&](int t) {
     const int32_t row = inside(y + t - plan.radius, plan.height, plan.rule.border);
-    if (row >= 0) sum += plan.taps[t] * map.at(row, column);
-  }
-  return sum;
+    return row < 0 ? A(0) : map.at(row, column);
+  });
 }
 
 template <class A>
 __device__ __forceinline__ A blurred_row(const Plan<A>& plan, const A* columns) {
-  A sum = A(0);
-  for (int t = 0; t < plan.taps_count(); ++t) sum += plan.taps[t] * columns[t];
-  return sum;
+  return symmetric_sum<A>(plan.taps, plan.radius, [&](int t) { return columns[t]; });
 }
 
-// group.patch becomes the blurred map at the kSide x kSide points around (row, column).
+// group.patch becomes the blurred map at the kSide x kSide points around (row, column); of a 3 x 3
+// patch, points outside the map take the nearest value inside it.
 template <int kSide, class T, class A, int kGroup>
-__device__ void blurred_patch(const Group<A, kGroup>& group, const Plan<A>& plan,
-                              const Map<T>& map, int32_t row, int32_t column) {
+__device__ void blurred_patch(const Group<A, kGroup>& group, const Plan<A>& plan, const Map<T>& map,
+                              int32_t row, int32_t column) {
   const int width = plan.taps_count() + kSide - 1;
   const int32_t x0 = column - kSide / 2 - plan.radius, y0 = row - kSide / 2;
   for (int i = group.rank; i < kSide * width; i += kGroup) {
@@ -133,8 +130,10 @@ __device__ void blurred_patch(const Group<A, kGroup>& group, const Plan<A>& plan
   }
   group.sync();
   if (group.rank < kSide * kSide) {
+    const int point =
+        kSide == 3 ? nearest_inside(group.rank, row, column, plan.height, plan.width) : group.rank;
     group.patch[group.rank] =
-        blurred_row(plan, group.columns + group.rank / kSide * width + group.rank % kSide);
+        blurred_row(plan, group.columns + point / kSide * width + point % kSide);
   }
   group.sync();
 }
@@ -165,21 +164,20 @@ __device__ Peak<A> blurred_peak(const Group<A, kGroup>& group, const Plan<A>& pl
 }
 
 template <int kSide, class T, class A, int kGroup>
-__device__ Offset<A> log_step(const Group<A, kGroup>& group, const Plan<A>& plan,
-                              const Map<T>& map, const Joint<A>& joint) {
+__device__ Offset<A> log_step(const Group<A, kGroup>& group, const Plan<A>& plan, const Map<T>& map,
+                              const Joint<A>& joint) {
   blurred_patch<kSide>(group, plan, map, joint.row, joint.column);
-  A patch[kSide * kSide];
-  FK_UNROLL
-  for (int i = 0; i < kSide * kSide; ++i) {
-    patch[i] = group.patch[kSide == 3 ? nearest_inside(i, joint.row, joint.column, plan.height,
-                                                       plan.width)
-                                      : i];
-  }
   A factor = A(1);
-  if (plan.rule.rescale && !clamps_are_idle<kSide>(plan, patch, joint.score)) {
+  if (plan.rule.rescale && !clamps_are_idle<kSide>(plan, group.patch, joint.score)) {
     factor = joint.score / blurred_peak(group, plan, map, 0, kNoIndex).value;
   }
-  return step_of_patch<kSide>(plan, patch, factor);
+  group.sync();
+  if (group.rank < kSide * kSide) {
+    group.patch[group.rank] =
+        log_clamped(group.patch[group.rank], factor, plan.clamp_low, plan.clamp_high);
+  }
+  group.sync();
+  return kSide == 5 ? dark_step(group.patch) : udp_step(group.patch);
 }
 
 struct Maps {
@@ -233,7 +231,8 @@ __global__ void __launch_bounds__(kThreads, 1)
   Offset<A> step;
   if (joint.refine) {
     switch (rule.refine) {
-      case Refine::kNone: break;
+      case Refine::kNone:
+        break;
       case Refine::kQuarter:
         if (!rule.peak_of_blurred) {
           step = quarter_step(plan, joint.column, joint.row,
@@ -248,7 +247,9 @@ __global__ void __launch_bounds__(kThreads, 1)
       case Refine::kDark:
         if (dark_applies(plan, joint)) step = log_step<5>(group, plan, map, joint);
         break;
-      case Refine::kUdp: step = log_step<3>(group, plan, map, joint); break;
+      case Refine::kUdp:
+        step = log_step<3>(group, plan, map, joint);
+        break;
       case Refine::kSecondPeak: {
         const Peak<A> second = blurred_peak(group, plan, map, margin, outside);
         step = second_peak_step(plan, outside, second.index);
@@ -267,9 +268,10 @@ __global__ void __launch_bounds__(kThreads, 1)
     step.y = plan.offset_scale * map_of(before + 2).at(row, column);
   }
   if (group.rank == 0 && wanted < maps.count) {
-    finish(plan, joint, step, [&](int32_t y, int32_t x) { return map.at(y, x); },
-           static_cast<A*>(maps.xy) + 2 * index, static_cast<A*>(maps.score) + index,
-           maps.valid + index);
+    finish(
+        plan, joint, step, [&](int32_t y, int32_t x) { return map.at(y, x); },
+        static_cast<A*>(maps.xy) + 2 * index, static_cast<A*>(maps.score) + index,
+        maps.valid + index);
   }
 }
 
@@ -287,12 +289,10 @@ bool is_packed(const DecodeArgs& args) {
 template <class T, class A>
 __device__ __forceinline__ A blurred_line(const LinePlan<A>& plan, const T* line, int32_t length,
                                           int32_t x) {
-  A sum = A(0);
-  for (int t = 0; t < plan.taps_count(); ++t) {
+  return symmetric_sum<A>(plan.taps, plan.radius, [&](int t) {
     const int32_t at = x + t - plan.radius;
-    if (at >= 0 && at < length) sum += plan.taps[t] * widen(line[at]);
-  }
-  return sum;
+    return at >= 0 && at < length ? widen(line[at]) : A(0);
+  });
 }
 
 template <class T, class A>
@@ -326,8 +326,10 @@ __global__ void __launch_bounds__(kThreads, 1)
   const int64_t index = static_cast<int64_t>(blockIdx.x) * kWarps + threadIdx.x / 32;
   if (index >= args.batch * args.joints) return;  // a whole warp, and no barrier of the block
   const int64_t b = index / args.joints, k = index % args.joints;
-  const T* const x = static_cast<const T*>(args.x) + b * args.x_stride_batch + k * args.x_stride_joint;
-  const T* const y = static_cast<const T*>(args.y) + b * args.y_stride_batch + k * args.y_stride_joint;
+  const T* const x =
+      static_cast<const T*>(args.x) + b * args.x_stride_batch + k * args.x_stride_joint;
+  const T* const y =
+      static_cast<const T*>(args.y) + b * args.y_stride_batch + k * args.y_stride_joint;
   const LinePeak<A> px = decode_line(group, plan, x, plan.width);
   const LinePeak<A> py = decode_line(group, plan, y, plan.height);
   if (group.rank == 0) {
@@ -343,9 +345,9 @@ void decode_cuda(const DecodeArgs& args, Stream stream) {
   dispatch_floating<__half, __nv_bfloat16>(args.dtype, [&]<class T>() {
     const int64_t count = args.batch * args.joints;
     const auto plan = make_plan<Accumulate<T>>(args);
-    const Maps maps{args.maps,       count,          args.joints, args.maps_per_joint,
+    const Maps maps{args.maps,         count,           args.joints,        args.maps_per_joint,
                     args.stride_batch, args.stride_map, is_packed<T>(args), args.xy,
-                    args.score,      args.valid};
+                    args.score,        args.valid};
     if (int64_t{args.height} * args.width <= kMapOfWarp) {
       launch("heatmap::decode_maps", blocks_for(count * 32, kThreads), kThreads, 0, stream,
              decode_maps<T, 32>, plan, maps);
@@ -358,8 +360,8 @@ void decode_cuda(const DecodeArgs& args, Stream stream) {
 
 void simcc_cuda(const SimccArgs& args, Stream stream) {
   dispatch_floating<__half, __nv_bfloat16>(args.dtype, [&]<class T>() {
-    launch("heatmap::decode_lines", blocks_for(args.batch * args.joints * 32, kThreads), kThreads, 0,
-           stream, decode_lines<T>, make_plan<Accumulate<T>>(args), args);
+    launch("heatmap::decode_lines", blocks_for(args.batch * args.joints * 32, kThreads), kThreads,
+           0, stream, decode_lines<T>, make_plan<Accumulate<T>>(args), args);
   });
 }
 

@@ -137,6 +137,15 @@ FK_HOST_DEVICE inline A difference_of_products(A a, A b, A c, A d) {
   return multiply_add(a, b, -cd) + multiply_add(-c, d, cd);
 }
 
+// sum over the taps of a(t), the t-th of the values under the kernel. Values at equal distance from
+// the centre are added first: a symmetric map has a symmetric blur, to the last bit.
+template <class Value, class A, class At>
+FK_HOST_DEVICE inline Value symmetric_sum(const A* taps, int radius, At at) {
+  Value sum = taps[radius] * at(radius);
+  for (int t = 0; t < radius; ++t) sum += taps[t] * (at(t) + at(2 * radius - t));
+  return sum;
+}
+
 // - H^-1 g
 template <class A>
 FK_HOST_DEVICE inline Offset<A> newton_step(A dx, A dy, A dxx, A dxy, A dyy, A det) {
@@ -211,21 +220,6 @@ FK_HOST_DEVICE inline A log_clamped(A value, A factor, A low, A high) {
   return std::log(v);
 }
 
-// Step from a blurred patch.
-template <int kSide, class A>
-FK_HOST_DEVICE inline Offset<A> step_of_patch(const Plan<A>& plan, A* patch, A factor) {
-  for (int i = 0; i < kSide * kSide; ++i) {
-    if (kSide == 3 || dark_reads(i)) {
-      patch[i] = log_clamped(patch[i], factor, plan.clamp_low, plan.clamp_high);
-    }
-  }
-  if constexpr (kSide == 5) {
-    return dark_step(patch);
-  } else {
-    return udp_step(patch);
-  }
-}
-
 // A quarter pixel in the direction of d; a NaN stays one.
 template <class A>
 FK_HOST_DEVICE inline A quarter(A d) {
@@ -276,7 +270,10 @@ FK_HOST_DEVICE inline Peak<A> blurred_maximum(const Plan<A>& plan, Peak<A> raw, 
   if (plan.rule.rescale) {
     // Scaled, the maximum is the old one again, or all of the map is NaN (0 / 0, inf / inf).
     peak.value = raw.value / blurred.value * blurred.value;
-    if (peak.value != peak.value) peak.index = 0;
+    if (peak.value != peak.value) {
+      peak.index = plan.rule.exact ? 0 : raw.index;
+      if (!plan.rule.exact) peak.value = raw.value;
+    }
   }
   return peak;
 }
@@ -313,11 +310,16 @@ FK_HOST_DEVICE inline Joint<A> locate(const Plan<A>& plan, Peak<A> peak) {
   j.positive = peak.value > A(0);
   bool at_peak = j.positive;
   switch (rule.invalid) {
-    case Invalid::kPeak: at_peak = true; break;
+    case Invalid::kPeak:
+      at_peak = true;
+      break;
     case Invalid::kMinusOne:
     case Invalid::kMinusOneOffset:
-    case Invalid::kNan: at_peak = !(peak.value <= A(0)); break;
-    default: break;
+    case Invalid::kNan:
+      at_peak = !(peak.value <= A(0));
+      break;
+    default:
+      break;
   }
   j.refine = at_peak;
   j.x = static_cast<A>(j.column);
@@ -331,9 +333,14 @@ FK_HOST_DEVICE inline Joint<A> locate(const Plan<A>& plan, Peak<A> peak) {
   switch (rule.invalid) {
     case Invalid::kMinusOne:
     case Invalid::kMinusOneOrNan:
-    case Invalid::kMinusOneOffset: value = A(-1); break;
-    case Invalid::kNan: value = kNan<A>; break;
-    default: break;
+    case Invalid::kMinusOneOffset:
+      value = A(-1);
+      break;
+    case Invalid::kNan:
+      value = kNan<A>;
+      break;
+    default:
+      break;
   }
   j.x = j.y = value;
   if (rule.invalid == Invalid::kOriginRefined) {
@@ -375,7 +382,8 @@ FK_HOST_DEVICE inline void finish(const Plan<A>& plan, const Joint<A>& joint, Of
     x = limited(x, A(0), right);
     y = limited(y, A(0), bottom);
     const bool somewhere = x == x && y == y;
-    s = somewhere ? read(static_cast<int32_t>(std::rint(y)), static_cast<int32_t>(std::rint(x))) : s;
+    s = somewhere ? read(static_cast<int32_t>(std::rint(y)), static_cast<int32_t>(std::rint(x)))
+                  : s;
   }
   if (rule.half_pixel == HalfPixel::kAlways) {
     x += A(0.5);

@@ -9,7 +9,16 @@ namespace facekernels::heatmap {
 // The order is that of the names in facekernels/ops/heatmap.py.
 enum class Method : int64_t { kArgmax, kShift, kDark, kUdp, kUdpCombined, kMegvii, kMspn, kCount };
 enum class Compat : int64_t {
-  kNone, kHrnet, kMmpose, kDarkPose, kUdp, kVitPose, kMegvii, kMspn, kFaceAlignment, kCount
+  kNone,
+  kHrnet,
+  kMmpose,
+  kDarkPose,
+  kUdp,
+  kVitPose,
+  kMegvii,
+  kMspn,
+  kFaceAlignment,
+  kCount
 };
 
 enum class Refine : uint8_t {
@@ -56,7 +65,8 @@ struct Rule {
   bool axes_together = true;     // both axes are refined or none
   int32_t low = 1;               // quarter: refined where low < p < min(size - 1, high)
   int32_t high = 0x7fffffff;
-  // As the peer computes it: a NaN is the maximum, and neither the offset nor the result is clamped.
+  // As the peer computes it: a NaN is the maximum, and neither the offset nor the result is
+  // clamped.
   bool exact = false;
 };
 
@@ -64,9 +74,15 @@ struct Rule {
 constexpr Rule rule_of(Method method) {
   Rule r;
   switch (method) {
-    case Method::kShift: r.refine = Refine::kQuarter; break;
-    case Method::kDark: r.refine = Refine::kDark; break;
-    case Method::kUdp: r.refine = Refine::kUdp; break;
+    case Method::kShift:
+      r.refine = Refine::kQuarter;
+      break;
+    case Method::kDark:
+      r.refine = Refine::kDark;
+      break;
+    case Method::kUdp:
+      r.refine = Refine::kUdp;
+      break;
     case Method::kUdpCombined:
       r.refine = Refine::kOffsetMaps;
       r.peak_of_blurred = r.wide_kernel = true;
@@ -84,7 +100,8 @@ constexpr Rule rule_of(Method method) {
       r.rescale = false;
       r.half_pixel = HalfPixel::kAlways;
       break;
-    default: break;
+    default:
+      break;
   }
   return r;
 }
@@ -96,7 +113,9 @@ constexpr Rule rule_of(Method method, Compat compat) {
   r.exact = compat != Compat::kNone;
   switch (compat) {
     case Compat::kHrnet:
-    case Compat::kDarkPose: r.invalid = Invalid::kOrigin; break;
+    case Compat::kDarkPose:
+      r.invalid = Invalid::kOrigin;
+      break;
     case Compat::kMmpose:
     case Compat::kMegvii:
       r.invalid = method == Method::kUdp           ? Invalid::kNan
@@ -115,7 +134,9 @@ constexpr Rule rule_of(Method method, Compat compat) {
       r.rescale = false;
       r.scipy_sigma = true;
       break;
-    case Compat::kMspn: r.invalid = Invalid::kOrigin; break;
+    case Compat::kMspn:
+      r.invalid = Invalid::kOrigin;
+      break;
     case Compat::kFaceAlignment:
       r.invalid = Invalid::kPeak;
       r.row_by_height = true;
@@ -123,7 +144,8 @@ constexpr Rule rule_of(Method method, Compat compat) {
       r.high = 63;  // whatever the size of the map
       r.half_pixel = HalfPixel::kAlways;
       break;
-    default: break;
+    default:
+      break;
   }
   return r;
 }

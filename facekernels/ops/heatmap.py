@@ -41,7 +41,8 @@ _COMPAT = {
     "mspn": ("mspn",),
     "face_alignment": ("shift",),
 }
-_COMPAT_NUMBER = {None: 0, **{name: number for number, name in enumerate(_COMPAT, 1)}}
+_COMPAT_NUMBER: dict[str | None, int] = {None: 0}
+_COMPAT_NUMBER.update({name: number for number, name in enumerate(_COMPAT, 1)})
 _MAX_TAPS = 65  # of heatmap.h
 _NOTHING = -math.inf
 
@@ -76,21 +77,22 @@ def decode_heatmaps(
     - ``"udp_combined"``: three maps per joint: a disc, and the offsets to its centre along x and y
       in units of ``radius_factor * max(H, W)`` pixels, read at the maximum of the disc blurred by
       ``2 * kernel + 1`` taps.
-    - ``"megvii"``: "shift" on the blurred map, plus half a pixel wherever it is refined; score / 255
-      + 0.5 (Chen et al., arXiv 1711.07319, as MMPose does it).
+    - ``"megvii"``: "shift" on the blurred map, plus half a pixel wherever it is refined; score /
+      255 + 0.5 (Chen et al., arXiv 1711.07319, as MMPose does it).
     - ``"mspn"``: a quarter pixel from the maximum of the blurred map towards its second one, plus
       half a pixel; the score is that of h at the refined point / 255 + 0.5 (arXiv 1901.00148).
 
     The contract: heatmaps are not written. A NaN never wins; equal values give the first in
-    row-major order. A map without a positive value has no keypoint: ``valid`` is false and ``xy`` is
-    `invalid`. A refinement moves at most one pixel ("udp_combined": one radius) along each axis, not
-    at all where it is not finite, and the result stays within ``[0, W-1] x [0, H-1]``. Maps do not
-    influence each other. DARK and UDP blur only the few points they look at.
+    row-major order. A map without a positive value has no keypoint: ``valid`` is false and
+    ``xy`` is `invalid`. A refinement moves at most one pixel ("udp_combined": one radius) along
+    each axis, not at all where it is not finite, and the result stays within
+    ``[0, W-1] x [0, H-1]``. Maps do not influence each other. DARK and UDP blur only the few
+    points they look at.
 
     Args:
-        heatmaps: ``[B, K, H, W]`` (``[B, 3 K, H, W]`` for "udp_combined"), float32, float64, float16
-            or bfloat16; a layout whose rows are not dense (channels_last) is copied once. B = 0 and
-            K = 0 give empty results; H and W must be at least 1.
+        heatmaps: ``[B, K, H, W]`` (``[B, 3 K, H, W]`` for "udp_combined"), float32, float64,
+            float16 or bfloat16; a layout whose rows are not dense (channels_last) is copied once.
+            B = 0 and K = 0 give empty results; H and W must be at least 1.
         method: see above.
         kernel: taps of the blur, odd, 1 to 65 (to 31 for "udp_combined"), its sigma as in OpenCV
             (11: 2.0, 17: 2.9). It may be larger than the map.
@@ -101,11 +103,11 @@ def decode_heatmaps(
             It replaces the contract: a NaN wins as in NumPy, nothing is clamped, joints without a
             maximum are where the peer puts them, and `invalid` and `clamp` are not used.
 
-            - ``"hrnet"`` (argmax, shift), ``"darkpose"`` (argmax, dark): (0, 0) if nothing is found.
-            - ``"mmpose"`` 1.x (all but mspn): (-1, -1); the axes of shift are independent. UDP gives
-              NaN (for maps of negative numbers MMPose reads another joint instead).
-            - ``"udp"``, the original code (udp, udp_combined): the map is mirrored at the border and
-              not rescaled; the radius is ``radius_factor * H``.
+            - ``"hrnet"`` (argmax, shift), ``"darkpose"`` (argmax, dark): (0, 0) if nothing found.
+            - ``"mmpose"`` 1.x (all but mspn): (-1, -1); the axes of shift are independent. UDP
+              gives NaN (for maps of negative numbers MMPose reads another joint instead).
+            - ``"udp"``, the original code (udp, udp_combined): the map is mirrored at the border
+              and not rescaled; the radius is ``radius_factor * H``.
             - ``"vitpose"`` of transformers (udp; `kernel` is 3 there): sigma 0.8, mirrored, not
               rescaled; (-1, -1) is refined with values of the joint before.
             - ``"megvii"``: as ``"mmpose"``. ``"mspn"``: multiply by 4 for the network's input.
@@ -160,7 +162,9 @@ def decode_heatmaps(
         float(radius_factor), clamp, *out,
     )  # fmt: skip
     if compat == "vitpose" and out.score.numel():
-        offset = reference.neighbor_offset(maps if maps.dtype is out.xy.dtype else maps.float(), kernel)
+        offset = reference.neighbor_offset(
+            maps if maps.dtype is out.xy.dtype else maps.float(), kernel
+        )
         moved = out.xy + offset.to(out.xy.dtype)
         return Keypoints(out.xy.where((out.score > 0).unsqueeze(-1), moved), out.score, out.valid)
     return out
@@ -195,7 +199,7 @@ def decode_simcc(
         y: ``[B, K, Ny]``, the same dtype and device.
         split: bins per pixel, positive.
         method: ``"argmax"`` or ``"dark"``.
-        kernel: taps of the blur, odd, 1 to 65. MMPose takes ``int((20 * sigma - 7) // 3)``, made odd.
+        kernel: taps of the blur, odd, 1 to 65. MMPose: ``int((20 * sigma - 7) // 3)``, made odd.
         threshold: a score must exceed it to be valid.
         invalid: ``(x, y)`` of joints that are not valid.
         clamp: keep results inside the lines.
@@ -203,8 +207,8 @@ def decode_simcc(
             without a maximum are at -1 / split (NaN with "dark").
 
     Returns:
-        `Keypoints`: xy ``[B, K, 2]`` in pixels (bins / split), score ``[B, K]`` the smaller of the two
-        maxima, valid ``[B, K]``; they never require grad.
+        `Keypoints`: xy ``[B, K, 2]`` in pixels (bins / split), score ``[B, K]`` the smaller of the
+        two maxima, valid ``[B, K]``; they never require grad.
 
     Raises:
         TypeError: x or y is not a floating-point tensor, or kernel not an int.

@@ -24,9 +24,9 @@ class Peaks(NamedTuple):
     """``[B, K, topk, 2]`` pixels (x, y), float32 (float64 for float64 maps); padding -1."""
     score: Tensor
     """``[B, K, topk]`` values of the map, in its dtype; padding 0."""
-    index: Tensor  # type: ignore[assignment]  # tuple's methods index and count are not needed
+    index: Tensor  # type: ignore[assignment]  # shadows tuple.index
     """``[B, K, topk]`` int64 flat positions ``y * W + x``; padding -1."""
-    count: Tensor  # type: ignore[assignment]
+    count: Tensor  # type: ignore[assignment]  # shadows tuple.count
     """``[B, K]`` int64, how many entries are peaks."""
 
 
@@ -42,8 +42,8 @@ def heatmap_peaks(
 
     Equivalent to::
 
-        best = F.max_pool2d(heatmaps, kernel, 1, kernel // 2)
-        is_peak = (best == heatmaps) & (heatmaps > threshold)
+        local_max = F.max_pool2d(heatmaps, kernel, 1, kernel // 2) == heatmaps
+        is_peak = local_max & (heatmaps > threshold)
         score, index = torch.where(is_peak, heatmaps, -inf).flatten(2).topk(topk)
         xy = torch.stack((index % W, index // W), -1)  # then padding for scores of -inf
 

@@ -100,8 +100,8 @@ def local_center_of_mass(heatmaps: Tensor, radius: int = 3) -> Tensor:
         px, py = first maximum of the map, constant for gradients
         near = (abs(x - px) <= radius) & (abs(y - py) <= radius)
         w = torch.where(near, torch.relu(heatmaps), 0)
-        moments = torch.stack(((w * x).sum((2, 3)), (w * y).sum((2, 3))), -1)
-        return moments / w.sum((2, 3))[..., None]
+        xy = torch.stack(((w * x).sum((2, 3)), (w * y).sum((2, 3))), -1)
+        return xy / w.sum((2, 3))[..., None]
 
     The gradient is zero outside the window and where the map is not positive. Twice differentiable.
 

@@ -1,5 +1,6 @@
 """Plain PyTorch of the `heatmap` family: the published full-map algorithms, one step after the
-other. The oracle of the kernels (in float64), and the only path for transforms of torch.func."""
+other. The oracle of the kernels (in float64), and the only path for transforms of torch.func.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +29,7 @@ def gaussian_taps(kernel: int, sigma: float | None = None) -> list[float]:
 
 
 def _extended(x: Tensor, dim: int, margin: int, border: str) -> Tensor:
-    """x with `margin` more elements on both sides: zeros, or "reflect" (cba|abc) or "reflect101"."""
+    """Add `margin` elements on both sides: zeros, or "reflect" (cba|abc) or "reflect101"."""
     size = x.shape[dim]
     position = torch.arange(-margin, size + margin, device=x.device)
     if border == "zero":
@@ -42,30 +43,37 @@ def _extended(x: Tensor, dim: int, margin: int, border: str) -> Tensor:
     return x.index_select(dim, index.where(index < size, mirrored))
 
 
+def _weighted(wide: Tensor, dim: int, taps: list[float]) -> Tensor:
+    """The taps' sum along `dim`. Values at equal distance from the centre are added first, so that
+    a symmetric map has a symmetric blur.
+    """
+    size, last = wide.shape[dim] - len(taps) + 1, len(taps) - 1
+    total = taps[last // 2] * wide.narrow(dim, last // 2, size)
+    for t in range(last // 2):
+        total = total + taps[t] * (wide.narrow(dim, t, size) + wide.narrow(dim, last - t, size))
+    return total
+
+
 def blur(maps: Tensor, taps: list[float], border: str = "zero", margin: int = 0) -> Tensor:
-    """maps [..., H, W] -> blurred [..., H + 2 margin, W + 2 margin], separably, rows first."""
+    """Maps [..., H, W] -> blurred [..., H + 2 margin, W + 2 margin], separably, rows first."""
     for dim in (-2, -1):
         dim += maps.ndim
-        wide = _extended(maps, dim, len(taps) // 2 + margin, border)
-        size = maps.shape[dim] + 2 * margin
-        maps = torch.stack([w * wide.narrow(dim, t, size) for t, w in enumerate(taps)]).sum(0)
+        maps = _weighted(_extended(maps, dim, len(taps) // 2 + margin, border), dim, taps)
     return maps
 
 
 def _scipy_blur(maps: Tensor, kernel: int) -> Tensor:
-    """scipy's gaussian_filter: each axis in float64, rounded to the maps' dtype."""
+    """Scipy's gaussian_filter: each axis in float64, rounded to the maps' dtype."""
     taps = gaussian_taps(kernel, 0.8)
-    rows = maps
     for dim in (-2, -1):
         dim += maps.ndim
-        wide = _extended(rows.double(), dim, kernel // 2, "reflect")
-        parts = [w * wide.narrow(dim, t, maps.shape[dim]) for t, w in enumerate(taps)]
-        rows = torch.stack(parts).sum(0).to(maps.dtype)
-    return rows
+        wide = _extended(maps.double(), dim, kernel // 2, "reflect")
+        maps = _weighted(wide, dim, taps).to(maps.dtype)
+    return maps
 
 
 def peaks(maps: Tensor, nan_wins: bool) -> tuple[Tensor, Tensor]:
-    """maps [..., N] -> maximum and its first position. A NaN loses, or wins as in NumPy."""
+    """Maps [..., N] -> maximum and its first position. A NaN loses, or wins as in NumPy."""
     nan = maps.isnan()
     comparable = maps.where(~nan, -math.inf)
     value = comparable.amax(-1)
@@ -120,13 +128,11 @@ def _udp_step(
     # The order of the sum matters where it is nothing but rounding (compat="vitpose").
     dxy = (x1y1 - x1 - y1 + c + c - x_1 - y_1 + x_1y_1) / 2
     eps = torch.finfo(torch.float32).eps
-    return _newton(
-        (x1 - x_1) / 2, (y1 - y_1) / 2, dxx.double() + eps, dxy, dyy.double() + eps
-    )
+    return _newton((x1 - x_1) / 2, (y1 - y_1) / 2, dxx.double() + eps, dxy, dyy.double() + eps)
 
 
 def neighbor_offset(maps: Tensor, kernel: int) -> Tensor:
-    """transformers refines its "not found" (-1, -1) too, with values from the map before.
+    """Transformers refines its "not found" (-1, -1) too, with values from the map before.
 
     maps [B, K, H, W] -> the offset [B, K, 2] such a joint gets. The position before the first
     pixel of a padded map is the last corner of the padded map before it.
@@ -144,7 +150,9 @@ def neighbor_offset(maps: Tensor, kernel: int) -> Tensor:
     return _udp_step(first, first, last, first, left, first, last)
 
 
-def _quarter_offset(maps: Tensor, x: Tensor, y: Tensor, low: int, high: int, together: bool) -> Tensor:
+def _quarter_offset(
+    maps: Tensor, x: Tensor, y: Tensor, low: int, high: int, together: bool
+) -> Tensor:
     height, width = maps.shape[-2:]
 
     def at(i: int, j: int) -> Tensor:
@@ -170,7 +178,7 @@ def decode_heatmaps(
     compat: str | None = None,
     radius_factor: float = 0.0546875,
 ) -> Result:
-    """heatmaps [B, K, H, W] -> xy [B, K, 2], score [B, K], valid [B, K]."""
+    """Heatmaps [B, K, H, W] -> xy [B, K, 2], score [B, K], valid [B, K]."""
     maps = heatmaps.detach()
     maps = maps if maps.dtype is torch.float64 else maps.float()
     all_maps = maps
@@ -264,9 +272,7 @@ def decode_heatmaps(
         offset = offset.where(finite, 0).clamp(-reach, reach)
     offset = offset.where(found.unsqueeze(-1), 0)
     if compat == "vitpose":
-        offset = offset.where(
-            found.unsqueeze(-1), neighbor_offset(maps, kernel).to(offset.dtype)
-        )
+        offset = offset.where(found.unsqueeze(-1), neighbor_offset(maps, kernel).to(offset.dtype))
     xy = xy + offset
 
     # 4. Score, half pixels, contract.
@@ -300,7 +306,7 @@ def decode_simcc(
     clamp: bool = True,
     compat: str | None = None,
 ) -> Result:
-    """x [B, K, Nx], y [B, K, Ny] -> xy [B, K, 2], score [B, K], valid [B, K]."""
+    """X [B, K, Nx], y [B, K, Ny] -> xy [B, K, 2], score [B, K], valid [B, K]."""
     exact = compat is not None
     bins, maxima = [], []
     for line in (x, y):
@@ -309,11 +315,9 @@ def decode_simcc(
         value, index = peaks(line, exact)
         position = index.to(line.dtype)
         if method == "dark":
-            radius, size = kernel // 2, line.shape[-1]
-            wide = _extended(line, line.ndim - 1, radius, "zero")
-            taps = gaussian_taps(kernel)
-            parts = [w * wide.narrow(-1, t, size) for t, w in enumerate(taps)]
-            blurred = torch.stack(parts).sum(0)
+            size = line.shape[-1]
+            wide = _extended(line, line.ndim - 1, kernel // 2, "zero")
+            blurred = _weighted(wide, line.ndim - 1, gaussian_taps(kernel))
             blurred = blurred * (value / peaks(blurred, exact)[0]).unsqueeze(-1)
             log_line = blurred.clamp(1e-3, 50).log()
             patch = torch.stack(

@@ -1,0 +1,187 @@
+"""Every public op on the demo's own tensors: against its float64 reference, and against the clock.
+
+`CHECKS` is the registry. A new op adds one entry; the demo's test fails while one is missing.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from statistics import median
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+import facekernels
+from facekernels import ops
+from facekernels.cli.demo.detect import Detection
+from facekernels.cli.demo.model import FaceScorer
+
+
+@dataclass(frozen=True)
+class Call:
+    """Arguments of one op, taken from the demo's run."""
+
+    args: tuple[Any, ...]
+    options: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Check:
+    """One row of the table."""
+
+    op: str
+    call: Callable[[FaceScorer, Detection], Call]
+    tolerance: float
+    """Largest absolute error allowed, forward and of every gradient divided by its own maximum."""
+    backward: bool = False
+
+    @property
+    def label(self) -> str:
+        """What the table calls it."""
+        return f"{self.op} + backward" if self.backward else self.op
+
+
+@dataclass(frozen=True)
+class Result:
+    """A row with its measurements; times are medians in seconds."""
+
+    label: str
+    shape: tuple[int, ...]
+    backend: str
+    error: float
+    tolerance: float
+    ours: float
+    eager: float
+
+    @property
+    def ok(self) -> bool:
+        """Whether op and reference agree. NaN never does."""
+        return self.error <= self.tolerance
+
+    @property
+    def speedup(self) -> float:
+        """How many times faster than eager PyTorch."""
+        return self.eager / self.ours
+
+
+def _windows(model: FaceScorer, detection: Detection) -> Call:
+    return Call((detection.best.windows, *(w.detach() for w in model.gate)), {})
+
+
+def _maps(model: FaceScorer, detection: Detection) -> Call:
+    return Call((level_maps(detection),), {})
+
+
+def _marginals(model: FaceScorer, detection: Detection) -> Call:
+    """Largest value of each column and each row: the one-dimensional maps that SimCC decodes."""
+    maps = level_maps(detection)
+    return Call((maps.amax(2), maps.amax(3)), {"split": 1.0})
+
+
+def _peaks(model: FaceScorer, detection: Detection) -> Call:
+    return Call((level_maps(detection),), {"kernel": 5, "threshold": 0.05, "topk": 16})
+
+
+def level_maps(detection: Detection) -> Tensor:
+    """``[levels, 1 + G, 64, 64]``: each level's heatmap and its branches' votes, as one batch."""
+    levels = [torch.cat([v.heatmap[None], v.votes.sigmoid()])[None] for v in detection.levels]
+    return torch.cat([functional.interpolate(v, (64, 64), mode="bilinear") for v in levels])
+
+
+CHECKS: tuple[Check, ...] = (
+    Check("mlca_gate", _windows, 1e-5),
+    Check("mlca_gate", _windows, 1e-4, backward=True),
+    Check("channel_gate", _windows, 1e-5),
+    Check("channel_gate", _windows, 1e-4, backward=True),
+    Check("decode_heatmaps", _maps, 1e-3),
+    Check("decode_simcc", _marginals, 1e-6),
+    Check("heatmap_peaks", _peaks, 0.0),
+    Check("soft_argmax", _maps, 1e-3),
+    Check("soft_argmax", _maps, 1e-3, backward=True),
+    Check("local_center_of_mass", _maps, 1e-4),
+    Check("local_center_of_mass", _maps, 1e-4, backward=True),
+)
+
+
+def run_checks(
+    model: FaceScorer, detection: Detection, seconds: float, checks: tuple[Check, ...]
+) -> Iterator[Result]:
+    """Run the registry one op at a time, with about `seconds` of timing for each."""
+    for check in checks:
+        call = check.call(model, detection)
+        error = _error(check, call)
+        ours, eager = _times(check, call, seconds)
+        first = next(a for a in call.args if isinstance(a, Tensor))
+        backend = f"{first.device.type}"
+        yield Result(check.label, tuple(first.shape), backend, error, check.tolerance, ours, eager)
+
+
+def _runner(check: Check, call: Call, dtype: torch.dtype | None = None) -> Callable[[], Any]:
+    """The op on leaf copies of its arguments; with gradients if the check asks for them."""
+    op = getattr(ops, check.op)
+    args = [_argument(a, dtype, check.backward) for a in call.args]
+    if not check.backward:
+        return lambda: op(*args, **call.options)
+    leaves = [a for a in args if isinstance(a, Tensor) and a.requires_grad]
+    with torch.no_grad():
+        shape = op(*args, **call.options).shape
+    generator = torch.Generator().manual_seed(0)
+    cotangent = torch.randn(shape, generator=generator).to(leaves[0].dtype)
+
+    def forward_and_backward() -> tuple[Tensor, ...]:
+        out = op(*args, **call.options)
+        return (out.detach(), *torch.autograd.grad(out, leaves, cotangent))
+
+    return forward_and_backward
+
+
+def _argument(a: Any, dtype: torch.dtype | None, backward: bool) -> Any:
+    if not isinstance(a, Tensor) or not a.is_floating_point():
+        return a
+    return a.detach().to(dtype or a.dtype).requires_grad_(backward)
+
+
+def _error(check: Check, call: Call) -> float:
+    ours = _tensors(_runner(check, call)())
+    with facekernels.backend("reference"):
+        exact = _tensors(_runner(check, call, torch.float64)())
+    if len(ours) != len(exact):
+        return math.inf
+    return max((_difference(a, b, check.backward) for a, b in zip(ours, exact, strict=True)),
+               default=0.0)  # fmt: skip
+
+
+def _tensors(result: Any) -> list[Tensor]:
+    return [result] if isinstance(result, Tensor) else [t for t in result if isinstance(t, Tensor)]
+
+
+def _difference(a: Tensor, b: Tensor, relative: bool) -> float:
+    if a.shape != b.shape:
+        return math.inf
+    if a.numel() == 0:
+        return 0.0
+    largest = (a.double() - b.double()).abs().max()  # NaN stays NaN, and fails
+    return float(largest / b.double().abs().max().clamp_min(1) if relative else largest)
+
+
+def _times(check: Check, call: Call, seconds: float) -> tuple[float, float]:
+    """Medians of alternating runs, so that a busy moment slows both."""
+    ours, eager = _runner(check, call), _runner(check, call)
+    samples: tuple[list[float], list[float]] = ([], [])
+    end = time.perf_counter() + seconds
+    while len(samples[1]) < 5 or (time.perf_counter() < end and len(samples[1]) < 200):
+        samples[0].append(_time(ours))
+        with facekernels.backend("reference"):
+            samples[1].append(_time(eager))
+    return median(samples[0][2:]), median(samples[1][2:])
+
+
+def _time(function: Callable[[], Any]) -> float:
+    start = time.perf_counter()
+    function()
+    return time.perf_counter() - start
