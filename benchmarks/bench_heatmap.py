@@ -1,4 +1,4 @@
-"""decode_heatmaps against NumPy, NumPy with OpenCV as published, and PyTorch."""
+"""decode_heatmaps against NumPy, OpenCV as published, and PyTorch, eager and compiled."""
 
 from __future__ import annotations
 

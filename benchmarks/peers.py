@@ -143,7 +143,7 @@ def _taps(like: Tensor) -> Tensor:
 
 
 def _patch(maps: Tensor, x: Tensor, y: Tensor, radius: int, zeros_outside: bool = False) -> Tensor:
-    """Maps [N, H, W] -> the squares [N, 2 r + 1, 2 r + 1] around (x, y)."""
+    """The squares [N, 2 r + 1, 2 r + 1] of maps [N, H, W] around (x, y)."""
     height, width = maps.shape[1:]
     near = torch.arange(-radius, radius + 1, device=maps.device)
     columns, rows = x.view(-1, 1, 1) + near, (y.unsqueeze(1) + near).unsqueeze(2)
@@ -293,7 +293,7 @@ def pooled_peaks(kernel: int, threshold: float, topk: int) -> Callable[[Tensor],
 
 
 def kornia_peaks(kernel: int, threshold: float, topk: int) -> Callable[[Tensor], Peaks]:
-    """Kornia's non-maximum suppression, which drops plateaus and the border; then topk."""
+    """Non-maximum suppression by kornia, which drops plateaus and the border; then topk."""
     from kornia.geometry.subpix import nms2d
 
     def find(heatmaps: Tensor) -> Peaks:
@@ -304,7 +304,7 @@ def kornia_peaks(kernel: int, threshold: float, topk: int) -> Callable[[Tensor],
 
 
 def scipy_peaks(kernel: int, threshold: float, topk: int) -> Callable[[Tensor], tuple[Array, ...]]:
-    """Scipy's maximum filter map by map; only the few peaks are sorted."""
+    """Maximum filter of scipy, map by map; only the few peaks are sorted."""
     from scipy.ndimage import maximum_filter
 
     def find(heatmaps: Tensor) -> tuple[Array, ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -147,7 +148,7 @@ def factor(ratio: float) -> str:
 
 
 def plot(result: Result, stem: Path) -> list[Path]:
-    """Bars of the speed-up over every peer on a logarithmic axis, as SVG and PNG."""
+    """A dot for every peer on a logarithmic axis of speed-up, as SVG and PNG."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -155,61 +156,59 @@ def plot(result: Result, stem: Path) -> list[Path]:
     from matplotlib.ticker import FuncFormatter
 
     matplotlib.rcParams["svg.hashsalt"] = "facekernels"  # the same data give the same file
-    rows = [
-        (row, {k: v for k, v in ratios(row).items() if k not in FLOORS}) for row in result["rows"]
+    families = [
+        (family, [(row, _speed_ups(row)) for row in rows if _speed_ups(row)])
+        for family, rows in by_family(result["rows"])
     ]
-    rows = [(row, values) for row, values in rows if values]
-    if not rows:
+    families = [(family, rows) for family, rows in families if rows]
+    if not families:
         return []
-    peers = list(dict.fromkeys(name for _, values in rows for name in values))
-    colours = dict(zip(peers, pyplot.get_cmap("tab20").colors * 2, strict=False))
-    bars = sum(len(values) for _, values in rows)
-    figure, axes = pyplot.subplots(figsize=(9, 1.2 + 0.19 * bars + 0.12 * len(rows)))
-    position, ticks, labels = 0.0, [], []
-    for row, values in rows:
-        top = position
-        for name, ratio in values.items():
-            axes.barh(position, ratio - 1, left=1, height=0.9, color=colours[name])
-            inside = ratio < 1
-            axes.annotate(
-                factor(ratio),
-                (ratio, position),
-                va="center",
-                fontsize=7,
-                ha="right" if inside else "left",
-                xytext=(-3 if inside else 3, 0),
-                textcoords="offset points",
-                color="#b00000" if inside else "black",
-            )
+    styles = _styles(name for _, rows in families for _, values in rows for name in values)
+    lines = sum(1.6 + len(rows) for _, rows in families)
+    figure, axes = pyplot.subplots(figsize=(9, 1.6 + 0.21 * lines))
+    aside = axes.get_yaxis_transform()  # x in the width of the axes, y in rows
+    position = 0.0
+    for family, rows in families:
+        axes.text(0, position, family, transform=aside, weight="bold", fontsize=9, va="center")
+        position += 1
+        for row, values in rows:
+            name, best = min(values.items(), key=lambda item: item[1])
+            colour = _LOSS if best < 1 else "black"
+            axes.hlines(position, min(best, 1), max(values.values()), color="#d0d0d0", zorder=1)
+            for peer, ratio in values.items():
+                axes.plot(ratio, position, linestyle="", zorder=2, **styles[peer])
+            text = {"transform": aside, "fontsize": 7.5, "va": "center", "color": colour}
+            axes.text(-0.01, position, f"{row['size']}, {row['mode']}", ha="right", **text)
+            ours = duration(row["timings_us"][OURS]["median"])
+            axes.text(1.01, position, f"{ours};  {factor(best)} {name}", **text)
             position += 1
-        ticks.append((top + position - 1) / 2)
-        labels.append(f"{row['family']}  {row['size']}\n{row['mode']}")
-        position += 0.8
-    axes.axvline(1, color="black", linewidth=1)
+        position += 0.6
+    axes.axvline(1, color="black", linewidth=1, zorder=1)
     axes.set_xscale("log")
-    low = min(min(values.values()) for _, values in rows)
-    high = max(max(values.values()) for _, values in rows)
-    axes.set_xlim(min(0.7, 0.7 * low), 1.8 * high)
+    lowest, highest = axes.get_xlim()
+    axes.set_xlim(min(0.6, lowest), highest)
+    axes.axvspan(axes.get_xlim()[0], 1, color=_LOSS, alpha=0.06, linewidth=0)
+    axes.set_ylim(position, -1)
+    axes.set_yticks([])
     axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}x"))
-    axes.set_yticks(ticks, labels, fontsize=7)
-    axes.invert_yaxis()
-    axes.grid(axis="x", color="#dddddd", linewidth=0.6)
+    axes.tick_params(axis="x", labelsize=8)
+    axes.grid(axis="x", color="#e8e8e8", linewidth=0.6)
     axes.set_axisbelow(True)
     axes.spines[["top", "right", "left"]].set_visible(False)
-    machine = result["gpu"] or f"{result['cpu']}, {result['cpu_variant']}"
-    axes.set_xlabel(
-        f"time of the peer / time of facekernels ({machine}, "
-        f"{result['threads']} thread{'s' if result['threads'] > 1 else ''})"
-    )
-    handles = [pyplot.Rectangle((0, 0), 1, 1, color=colours[name]) for name in peers]
-    axes.legend(
-        handles,
-        peers,
-        fontsize=7,
+    axes.text(1.01, -1, "facekernels;  fastest peer", transform=aside, fontsize=7.5, style="italic")
+    axes.set_xlabel("time of the peer / time of facekernels (shaded: the peer is faster)", size=8)
+    machine = result["gpu"] or f"{result['cpu']}, {result['cpu_variant']} kernels"
+    threads = result["threads"]
+    handles = [axes.plot([], [], linestyle="", label=n, **style)[0] for n, style in styles.items()]
+    figure.legend(
+        handles=handles,
+        title=f"{machine}, {threads} thread{'s' if threads > 1 else ''}, {result['date'][:10]}",
+        title_fontproperties={"weight": "bold", "size": 10},
+        fontsize=8,
         ncols=4,
         frameon=False,
         loc="lower center",
-        bbox_to_anchor=(0.4, 1.0),
+        bbox_to_anchor=(0.5, 1 - 0.13 * 7 / figure.get_figheight()),
     )
     stem.parent.mkdir(parents=True, exist_ok=True)
     paths = [stem.with_name(f"{stem.name}.{kind}") for kind in ("svg", "png")]
@@ -218,6 +217,29 @@ def plot(result: Result, stem: Path) -> list[Path]:
         figure.savefig(path, dpi=150, bbox_inches="tight", metadata=metadata)
     pyplot.close(figure)
     return paths
+
+
+_LOSS = "#b00000"
+_COLOURS = ("#1f77b4", "#ff7f0e", "#2ca02c", "#9467bd", "#8c564b", "#e377c2", "#7f7f7f", "#17becf")
+_MARKERS = ("o", "D", "s", "^", "v", "P")
+
+
+def _speed_ups(row: Row) -> dict[str, float]:
+    return {name: ratio for name, ratio in ratios(row).items() if name not in FLOORS}
+
+
+def _styles(names: Iterable[str]) -> dict[str, dict[str, Any]]:
+    """One colour per library, the name's first word, and one marker per form of it."""
+    colours = cycle(_COLOURS)
+    libraries: dict[str, list[str]] = {}
+    for name in dict.fromkeys(names):
+        libraries.setdefault(name.split()[0], []).append(name)
+    styles = {}
+    for forms in libraries.values():
+        colour = next(colours)
+        for form, marker in zip(forms, cycle(_MARKERS), strict=False):
+            styles[form] = {"marker": marker, "color": colour, "markersize": 5.5, "alpha": 0.9}
+    return styles
 
 
 def _our_cells(row: Row) -> list[str]:
