@@ -21,9 +21,19 @@ class Support(NamedTuple):
     func: str = YES
 
 
+_ROUNDED = "none: rounded"
+
 OPS: dict[str, Support] = {
     "mlca_gate": Support(("mlca_forward", "mlca_backward")),
     "channel_gate": Support(("mlca_forward", "mlca_backward")),
     "local_center_of_mass": Support(("center_of_mass_forward", "center_of_mass_backward")),
     "soft_argmax": Support(("soft_argmax_forward", "soft_argmax_backward")),
+    "flip_average": Support(()),
+    "transform_keypoints": Support(()),
+    "encode_gaussian": Support((), _ROUNDED, _ROUNDED),
+    "encode_megvii": Support((), _ROUNDED, _ROUNDED),
+    "encode_simcc": Support((), _ROUNDED, _ROUNDED),
+    "encode_udp": Support(()),
+    "encode_udp_combined": Support(()),
+    "encode_unbiased": Support(()),
 }
