@@ -268,4 +268,13 @@ SPECS: tuple[OpSpec, ...] = (
 )
 
 # Public functions that are plain PyTorch: no kernel, so no OpSpec; they have their own tests.
-PLAIN: tuple[str, ...] = ()
+PLAIN: tuple[str, ...] = (
+    "encode_gaussian",
+    "encode_megvii",
+    "encode_simcc",
+    "encode_udp",
+    "encode_udp_combined",
+    "encode_unbiased",
+    "flip_average",
+    "transform_keypoints",
+)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from opspecs import PLAIN
 from torch import Tensor
 
 from facekernels import ops
@@ -27,7 +28,8 @@ from facekernels.cli.demo.terminal import milliseconds
 from facekernels.cli.demo.train import train
 from facekernels.data import photograph
 
-PUBLIC_OPS = {n for n in ops.__all__ if inspect.isfunction(getattr(ops, n))}
+# Ops with a kernel of their own.
+PUBLIC_OPS = {n for n in ops.__all__ if inspect.isfunction(getattr(ops, n))} - set(PLAIN)
 
 
 class Loads(HTMLParser):
