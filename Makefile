@@ -28,7 +28,8 @@ types: $(VENV)/built
 unit: $(VENV)/built
 	$(BIN)/python -m pytest -q
 
-# The CPU kernels and the emulated CUDA kernels under address, undefined and thread sanitizers.
+# CPU and emulated CUDA kernels under the address and undefined sanitizers; emulated CUDA kernels
+# under the thread sanitizer. float32.
 sanitize: $(VENV)/built
 	tools/sanitize.sh address
 	tools/sanitize.sh thread

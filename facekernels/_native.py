@@ -30,10 +30,15 @@ def require(module: ModuleType | None, name: str) -> ModuleType:
     """`module`, or one ImportError that holds the original cause and what to do."""
     if module is not None:
         return module
+    remedy = (
+        "Rebuild with FACEKERNELS_EMULATION=ON where the CUDA headers are found"
+        if name == "_emulated"
+        else "Reinstall with `pip install --force-reinstall facekernels`"
+    )
     raise ImportError(
-        f"facekernels.{name} could not be loaded: {_errors[name]}. Reinstall with "
-        "`pip install --force-reinstall facekernels`, or run `python -m facekernels.collect_env` "
-        "for details. facekernels.backend('reference') works without it."
+        f"facekernels.{name} could not be loaded: {_errors[name]}. {remedy}, or run "
+        "`python -m facekernels.collect_env` for details. facekernels.backend('reference') works "
+        "without it."
     ) from _errors[name]
 
 

@@ -27,6 +27,8 @@ class Support(NamedTuple):
         return cls((kernel,), backward=reason, double_backward=reason)
 
 
+_ROUNDED = "none: rounded"
+
 OPS: dict[str, Support] = {
     "mlca_gate": Support(("mlca_forward", "mlca_backward")),
     "channel_gate": Support(("mlca_forward", "mlca_backward")),
@@ -35,4 +37,12 @@ OPS: dict[str, Support] = {
     "heatmap_peaks": Support.positions("heatmap_peaks"),
     "local_center_of_mass": Support(("center_of_mass_forward", "center_of_mass_backward")),
     "soft_argmax": Support(("soft_argmax_forward", "soft_argmax_backward")),
+    "flip_average": Support(()),
+    "transform_keypoints": Support(()),
+    "encode_gaussian": Support((), _ROUNDED, _ROUNDED),
+    "encode_megvii": Support((), _ROUNDED, _ROUNDED),
+    "encode_simcc": Support((), _ROUNDED, _ROUNDED),
+    "encode_udp": Support(()),
+    "encode_udp_combined": Support(()),
+    "encode_unbiased": Support(()),
 }

@@ -264,7 +264,17 @@ SPECS: tuple[OpSpec, ...] = (
         lambda: _heatmap_samples(2),
         differentiable=(0,),
     ),
+    OpSpec("heatmap_peaks", ops.heatmap_peaks, reference.heatmap_peaks, _heatmap_samples),
 )
 
 # Public functions that are plain PyTorch: no kernel, so no OpSpec; they have their own tests.
-PLAIN: tuple[str, ...] = ()
+PLAIN: tuple[str, ...] = (
+    "encode_gaussian",
+    "encode_megvii",
+    "encode_simcc",
+    "encode_udp",
+    "encode_udp_combined",
+    "encode_unbiased",
+    "flip_average",
+    "transform_keypoints",
+)

@@ -60,6 +60,8 @@ def test_info_text(capsys: pytest.CaptureFixture[str]) -> None:
     assert f"variant {info['cpu_variant']}" in out
     assert info["compiler"] in out
     for name in ops.__all__:
+        if isinstance(getattr(ops, name), type):
+            continue  # what an op returns
         assert any(line.startswith(name + " ") for line in out.splitlines()), name
 
 

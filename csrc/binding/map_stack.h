@@ -18,9 +18,8 @@ inline MapStack map_stack_of(const char* name, const TensorView& t) {
     return std::string(name) + " must have maps of at least 1 x 1, got " +
            std::to_string(maps.height) + " x " + std::to_string(maps.width);
   });
-  check_lazy(maps.cells() < (int64_t{1} << 31), [&] {
-    return std::string(name) + " must have maps of less than 2^31 cells";
-  });
+  check_lazy(maps.cells() < (int64_t{1} << 31),
+             [&] { return std::string(name) + " must have maps of less than 2^31 cells"; });
   return maps;
 }
 

@@ -314,8 +314,7 @@ void decode_joint(const Plan<A>& plan, const DecodeArgs& args, int64_t index, Sc
   Offset<A> step;
   if (joint.refine) {
     switch (rule.refine) {
-      case Refine::kNone:
-        break;
+      case Refine::kNone: break;
       case Refine::kQuarter:
         if (!rule.peak_of_blurred) {
           step = quarter_step(plan, joint.column, joint.row,
@@ -331,9 +330,7 @@ void decode_joint(const Plan<A>& plan, const DecodeArgs& args, int64_t index, Sc
       case Refine::kDark:
         if (dark_applies(plan, joint)) step = log_step<5>(plan, map, joint, scratch);
         break;
-      case Refine::kUdp:
-        step = log_step<3>(plan, map, joint, scratch);
-        break;
+      case Refine::kUdp: step = log_step<3>(plan, map, joint, scratch); break;
       case Refine::kSecondPeak: {
         const Peak<A> second = blurred_peak(plan, map, margin, outside, scratch);
         step = second_peak_step(plan, outside, second.index);

@@ -231,8 +231,7 @@ __global__ void __launch_bounds__(kThreads, 1)
   Offset<A> step;
   if (joint.refine) {
     switch (rule.refine) {
-      case Refine::kNone:
-        break;
+      case Refine::kNone: break;
       case Refine::kQuarter:
         if (!rule.peak_of_blurred) {
           step = quarter_step(plan, joint.column, joint.row,
@@ -247,9 +246,7 @@ __global__ void __launch_bounds__(kThreads, 1)
       case Refine::kDark:
         if (dark_applies(plan, joint)) step = log_step<5>(group, plan, map, joint);
         break;
-      case Refine::kUdp:
-        step = log_step<3>(group, plan, map, joint);
-        break;
+      case Refine::kUdp: step = log_step<3>(group, plan, map, joint); break;
       case Refine::kSecondPeak: {
         const Peak<A> second = blurred_peak(group, plan, map, margin, outside);
         step = second_peak_step(plan, outside, second.index);

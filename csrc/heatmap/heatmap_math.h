@@ -127,8 +127,12 @@ struct Offset {
   A y = 0;
 };
 
-FK_HOST_DEVICE inline float multiply_add(float a, float b, float c) { return fmaf(a, b, c); }
-FK_HOST_DEVICE inline double multiply_add(double a, double b, double c) { return fma(a, b, c); }
+FK_HOST_DEVICE inline float multiply_add(float a, float b, float c) {
+  return fmaf(a, b, c);
+}
+FK_HOST_DEVICE inline double multiply_add(double a, double b, double c) {
+  return fma(a, b, c);
+}
 
 // a b - c d without the cancellation of two rounded products.
 template <class A>
@@ -310,16 +314,11 @@ FK_HOST_DEVICE inline Joint<A> locate(const Plan<A>& plan, Peak<A> peak) {
   j.positive = peak.value > A(0);
   bool at_peak = j.positive;
   switch (rule.invalid) {
-    case Invalid::kPeak:
-      at_peak = true;
-      break;
+    case Invalid::kPeak: at_peak = true; break;
     case Invalid::kMinusOne:
     case Invalid::kMinusOneOffset:
-    case Invalid::kNan:
-      at_peak = !(peak.value <= A(0));
-      break;
-    default:
-      break;
+    case Invalid::kNan: at_peak = !(peak.value <= A(0)); break;
+    default: break;
   }
   j.refine = at_peak;
   j.x = static_cast<A>(j.column);
@@ -333,14 +332,9 @@ FK_HOST_DEVICE inline Joint<A> locate(const Plan<A>& plan, Peak<A> peak) {
   switch (rule.invalid) {
     case Invalid::kMinusOne:
     case Invalid::kMinusOneOrNan:
-    case Invalid::kMinusOneOffset:
-      value = A(-1);
-      break;
-    case Invalid::kNan:
-      value = kNan<A>;
-      break;
-    default:
-      break;
+    case Invalid::kMinusOneOffset: value = A(-1); break;
+    case Invalid::kNan: value = kNan<A>; break;
+    default: break;
   }
   j.x = j.y = value;
   if (rule.invalid == Invalid::kOriginRefined) {

@@ -74,15 +74,9 @@ struct Rule {
 constexpr Rule rule_of(Method method) {
   Rule r;
   switch (method) {
-    case Method::kShift:
-      r.refine = Refine::kQuarter;
-      break;
-    case Method::kDark:
-      r.refine = Refine::kDark;
-      break;
-    case Method::kUdp:
-      r.refine = Refine::kUdp;
-      break;
+    case Method::kShift: r.refine = Refine::kQuarter; break;
+    case Method::kDark: r.refine = Refine::kDark; break;
+    case Method::kUdp: r.refine = Refine::kUdp; break;
     case Method::kUdpCombined:
       r.refine = Refine::kOffsetMaps;
       r.peak_of_blurred = r.wide_kernel = true;
@@ -100,8 +94,7 @@ constexpr Rule rule_of(Method method) {
       r.rescale = false;
       r.half_pixel = HalfPixel::kAlways;
       break;
-    default:
-      break;
+    default: break;
   }
   return r;
 }
@@ -113,9 +106,7 @@ constexpr Rule rule_of(Method method, Compat compat) {
   r.exact = compat != Compat::kNone;
   switch (compat) {
     case Compat::kHrnet:
-    case Compat::kDarkPose:
-      r.invalid = Invalid::kOrigin;
-      break;
+    case Compat::kDarkPose: r.invalid = Invalid::kOrigin; break;
     case Compat::kMmpose:
     case Compat::kMegvii:
       r.invalid = method == Method::kUdp           ? Invalid::kNan
@@ -134,9 +125,7 @@ constexpr Rule rule_of(Method method, Compat compat) {
       r.rescale = false;
       r.scipy_sigma = true;
       break;
-    case Compat::kMspn:
-      r.invalid = Invalid::kOrigin;
-      break;
+    case Compat::kMspn: r.invalid = Invalid::kOrigin; break;
     case Compat::kFaceAlignment:
       r.invalid = Invalid::kPeak;
       r.row_by_height = true;
@@ -144,8 +133,7 @@ constexpr Rule rule_of(Method method, Compat compat) {
       r.high = 63;  // whatever the size of the map
       r.half_pixel = HalfPixel::kAlways;
       break;
-    default:
-      break;
+    default: break;
   }
   return r;
 }

@@ -17,7 +17,7 @@ namespace facekernels::peaks {
 struct PeaksArgs {
   MapStack maps;
   DType dtype;
-  int64_t radius;  // (kernel - 1) / 2
+  int64_t radius;    // (kernel - 1) / 2
   double threshold;  // exact in float unless the maps are double
   bool strict;
   int64_t topk;

@@ -36,13 +36,16 @@ void heatmap_peaks(const TensorView& heatmaps, int64_t kernel, double threshold,
   if (maps.count() == 0) return;
   const int64_t radius = std::min(kernel / 2, std::max(maps.width, maps.height));
   launch_on(heatmaps.device,
-            PeaksArgs{maps, heatmaps.dtype, radius, representable(threshold, heatmaps.dtype), strict, topk,
-                      heatmaps.data, xy.data, score.data, index.data_as<int64_t>(), count.data_as<int64_t>()},
+            PeaksArgs{maps, heatmaps.dtype, radius, representable(threshold, heatmaps.dtype),
+                      strict, topk, heatmaps.data, xy.data, score.data, index.data_as<int64_t>(),
+                      count.data_as<int64_t>()},
             &peaks_cpu, &peaks_cuda);
 }
 
 }  // namespace
 
-void bind_peaks(py::module_& m) { m.def("heatmap_peaks", &heatmap_peaks); }
+void bind_peaks(py::module_& m) {
+  m.def("heatmap_peaks", &heatmap_peaks);
+}
 
 }  // namespace facekernels

@@ -62,8 +62,7 @@ void find_peaks(const MapStack& maps, const T* map, int64_t stride_row, const Pe
       for (; above; above &= above - 1) {
         const int64_t column = x + std::countr_zero(above);
         const A value = A(row[column]);
-        if (value > best.limit() &&
-            is_peak(maps, column, y, args.radius, args.strict, value, at)) {
+        if (value > best.limit() && is_peak(maps, column, y, args.radius, args.strict, value, at)) {
           best.add({value, static_cast<int32_t>(y * maps.width + column)});
         }
       }

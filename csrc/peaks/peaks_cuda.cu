@@ -32,11 +32,11 @@ __device__ __forceinline__ void sort(Candidates<A> c, int count) {
     c.cells[i] = 0x7fffffff;
   }
   __syncthreads();
-  #pragma unroll 1
+#pragma unroll 1
   for (int run = 2; run <= size; run *= 2) {
-    #pragma unroll 1
+#pragma unroll 1
     for (int stride = run / 2; stride > 0; stride /= 2) {
-      #pragma unroll 1
+#pragma unroll 1
       for (int pair = threadIdx.x; pair < size / 2; pair += kThreads) {
         const int low = 2 * pair - (pair & (stride - 1)), high = low + stride;
         const Peak<A> a{c.scores[low], c.cells[low]}, b{c.scores[high], c.cells[high]};

@@ -20,8 +20,8 @@ FK_HOST_DEVICE inline bool before(Peak<A> a, Peak<A> b) {
   return a.score > b.score || (a.score == b.score && a.cell < b.cell);
 }
 
-// Whether nothing in the window around (x, y) beats `value`; at(u, v) reads a cell. Comparisons with
-// NaN are false, so a NaN beats nothing.
+// Whether nothing in the window around (x, y) beats `value`; at(u, v) reads a cell. Comparisons
+// with NaN are false, so a NaN beats nothing.
 template <class A, class At>
 FK_HOST_DEVICE inline bool is_peak(const MapStack& maps, int64_t x, int64_t y, int64_t radius,
                                    bool strict, A value, At at) {

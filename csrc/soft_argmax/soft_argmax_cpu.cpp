@@ -160,27 +160,27 @@ void soft_backward(const SoftBackwardArgs& args) {
       const A gy = scale * d_xy[1] * (args.normalized ? normalize_slope<A>(maps.height) : A(1));
       const Vec<A> lane = iota<A>() - stats[2];
       T* const d_map = static_cast<T*>(args.d_heatmaps) + i * maps.cells();
-      for_each_block(
-          maps, static_cast<const T*>(args.heatmaps) + maps.offset(i), scratch,
-          [&](const Rows<T>& rows) {
-            for (int64_t y = 0; y < rows.count; ++y) {
-              const T* const row = rows.data + y * rows.stride;
-              T* const out = d_map + (rows.first + y) * maps.width;
-              const A from_y = (A(rows.first + y) - stats[3]) * gy;
-              const auto gradient = [&](Vec<A> v, int64_t x) {
-                return exp_of<A>((v - stats[0]) * beta) * ((lane + A(x)) * gx + from_y);
-              };
-              int64_t x = 0;
-              for (; x + kWidth <= maps.width; x += kWidth) {
-                store(out + x, gradient(load(row + x), x));
-              }
-              if (x < maps.width) {
-                T last[kWidth];
-                store(last, gradient(load_partial(row + x, maps.width - x, kLowest<A>), x));
-                std::copy_n(last, maps.width - x, out + x);
-              }
-            }
-          });
+      for_each_block(maps, static_cast<const T*>(args.heatmaps) + maps.offset(i), scratch,
+                     [&](const Rows<T>& rows) {
+                       for (int64_t y = 0; y < rows.count; ++y) {
+                         const T* const row = rows.data + y * rows.stride;
+                         T* const out = d_map + (rows.first + y) * maps.width;
+                         const A from_y = (A(rows.first + y) - stats[3]) * gy;
+                         const auto gradient = [&](Vec<A> v, int64_t x) {
+                           return exp_of<A>((v - stats[0]) * beta) * ((lane + A(x)) * gx + from_y);
+                         };
+                         int64_t x = 0;
+                         for (; x + kWidth <= maps.width; x += kWidth) {
+                           store(out + x, gradient(load(row + x), x));
+                         }
+                         if (x < maps.width) {
+                           T last[kWidth];
+                           store(last,
+                                 gradient(load_partial(row + x, maps.width - x, kLowest<A>), x));
+                           std::copy_n(last, maps.width - x, out + x);
+                         }
+                       }
+                     });
     }
   });
 }

@@ -19,8 +19,12 @@ struct Moments {
 };
 
 // exp(log_scale), where 2 ulp are enough and the fast unit gives them.
-__device__ __forceinline__ float exp_of(float v) { return exp2f(v * 1.44269504f); }
-__device__ __forceinline__ double exp_of(double v) { return exp(v); }
+__device__ __forceinline__ float exp_of(float v) {
+  return exp2f(v * 1.44269504f);
+}
+__device__ __forceinline__ double exp_of(double v) {
+  return exp(v);
+}
 
 // exp(beta (value - max)); nothing weighs at -infinity, whatever the maximum.
 template <class A>
@@ -52,12 +56,12 @@ __device__ __forceinline__ void merge(Moments<A>& m, Moments<A> other, A beta) {
 // Lane pairs merge in the order of their lanes, so both compute the same sum.
 template <class A>
 __device__ __forceinline__ void merge_lanes(Moments<A>& m, A beta) {
-  #pragma unroll 1
+#pragma unroll 1
   for (int offset = 16; offset > 0; offset /= 2) {
-    Moments<A> other{
-        __shfl_down_sync(0xffffffffu, m.max, offset), __shfl_down_sync(0xffffffffu, m.sum, offset),
-        __shfl_down_sync(0xffffffffu, m.sum_x, offset),
-        __shfl_down_sync(0xffffffffu, m.sum_y, offset)};
+    Moments<A> other{__shfl_down_sync(0xffffffffu, m.max, offset),
+                     __shfl_down_sync(0xffffffffu, m.sum, offset),
+                     __shfl_down_sync(0xffffffffu, m.sum_x, offset),
+                     __shfl_down_sync(0xffffffffu, m.sum_y, offset)};
     merge(m, other, beta);
   }
 }
@@ -85,8 +89,7 @@ __device__ __forceinline__ void for_each_four(const MapStack& maps, const T* map
 }
 
 template <class A>
-__device__ __forceinline__ void write_soft(const SoftArgs& args, int64_t map,
-                                           const Moments<A>& m) {
+__device__ __forceinline__ void write_soft(const SoftArgs& args, int64_t map, const Moments<A>& m) {
   const int64_t width = args.maps.width, height = args.maps.height;
   const A inverse = A(1) / m.sum;
   const A x = static_cast<A>(width - 1) / A(2) + m.sum_x * inverse;
@@ -121,7 +124,7 @@ __global__ void __launch_bounds__(kThreads, 1) soft_forward(const SoftArgs args)
   Moments<A> m{A(-kInfinity), A(0), A(0), A(0)};
   for_each_four(maps, static_cast<const T*>(args.heatmaps) + maps.offset(map),
                 kBlockPerMap ? static_cast<int>(threadIdx.x) : lane, kBlockPerMap ? kThreads : 32,
-                [&](const A (&values)[4], const int (&xs)[4], const int (&ys)[4]) {
+                [&](const A(&values)[4], const int (&xs)[4], const int (&ys)[4]) {
                   A max = m.max;
                   FK_UNROLL
                   for (int i = 0; i < 4; ++i) max = values[i] > max ? values[i] : max;
@@ -145,7 +148,7 @@ __global__ void __launch_bounds__(kThreads, 1) soft_forward(const SoftArgs args)
     }
     __syncthreads();
     if (threadIdx.x == 0) {
-      #pragma unroll 1
+#pragma unroll 1
       for (int i = 1; i < kWarps; ++i) {
         merge(m, Moments<A>{parts[i][0], parts[i][1], parts[i][2], parts[i][3]}, beta);
       }
@@ -174,7 +177,8 @@ __global__ void __launch_bounds__(kThreads) soft_backward(const SoftBackwardArgs
   const A gx = d_xy[0] * (args.normalized ? normalize_slope<A>(maps.width) : A(1));
   const A gy = d_xy[1] * (args.normalized ? normalize_slope<A>(maps.height) : A(1));
   const A w = weight(value, stats[0], beta) * stats[1];
-  const A d = beta * w * ((static_cast<A>(x) - stats[2]) * gx + (static_cast<A>(y) - stats[3]) * gy);
+  const A d =
+      beta * w * ((static_cast<A>(x) - stats[2]) * gx + (static_cast<A>(y) - stats[3]) * gy);
   static_cast<T*>(args.d_heatmaps)[cell] = narrow_to<T>(d);
 }
 
@@ -205,7 +209,7 @@ __global__ void __launch_bounds__(kThreads) center_forward(const CenterArgs args
   // A map without a number above -infinity keeps cell 0, as every lane starts from it.
   Peak<A> best{A(-kInfinity), 0};
   for_each_four(maps, h, lane, 32,
-                [&](const A (&values)[4], const int (&xs)[4], const int (&ys)[4]) {
+                [&](const A(&values)[4], const int (&xs)[4], const int (&ys)[4]) {
                   FK_UNROLL
                   for (int i = 0; i < 4; ++i) {
                     offer(best, values[i], ys[i] * static_cast<int>(maps.width) + xs[i]);

@@ -49,9 +49,9 @@ def _info(argv: list[str]) -> int:
 
 def _demo(argv: list[str]) -> int:
     try:
-        from facekernels.cli import demo
+        from facekernels.cli.demo import main
 
-        return int(demo.main(argv))
+        return main(argv)
     except ModuleNotFoundError as error:
         return _missing("demo", error)
 

@@ -1,19 +1,39 @@
 """Drop-in PyTorch ops. One module per op family; everything public is importable from here."""
 
 from facekernels.ops.heatmap import decode_heatmaps, decode_simcc
-from facekernels.ops.keypoints import Keypoints
+from facekernels.ops.heatmap_encoding import (
+    Encoded,
+    EncodedSimCC,
+    encode_gaussian,
+    encode_megvii,
+    encode_simcc,
+    encode_udp,
+    encode_udp_combined,
+    encode_unbiased,
+)
+from facekernels.ops.keypoints import Keypoints, flip_average, transform_keypoints
 from facekernels.ops.mlca import channel_gate, mlca_gate
 from facekernels.ops.peaks import Peaks, heatmap_peaks
 from facekernels.ops.soft_argmax import local_center_of_mass, soft_argmax
 
 __all__ = [
+    "Encoded",
+    "EncodedSimCC",
     "Keypoints",
     "Peaks",
     "channel_gate",
     "decode_heatmaps",
     "decode_simcc",
+    "encode_gaussian",
+    "encode_megvii",
+    "encode_simcc",
+    "encode_udp",
+    "encode_udp_combined",
+    "encode_unbiased",
+    "flip_average",
     "heatmap_peaks",
     "local_center_of_mass",
     "mlca_gate",
     "soft_argmax",
+    "transform_keypoints",
 ]

@@ -87,8 +87,10 @@ each; the tallest gives the size of the box.</figcaption></figure></div></sectio
 <tbody>{_rows(results)}</tbody></table></div>
 <p class="note">Max error is against the same formula in float64 (for backward rows: over output and
 gradients, relative to each one's largest value, or to 1 if that is larger). Times are medians of
-alternating runs on the tensors of this demo; eager is the plain PyTorch of
-<code>facekernels.reference</code> in the op's own precision.</p></section>
+alternating runs on the tensors of this demo; eager is plain PyTorch in the
+same precision: the formula of <code>facekernels.reference</code>, or, for
+<code>decode_heatmaps</code> and <code>heatmap_peaks</code>, vectorised convolution, max-pooling and
+top-k. The benchmarks of the source tree compare with stronger peers.</p></section>
 <section><h2>What the channels attend to</h2>
 <figure>{pictures.attention_picture(trained.model, detection)}<figcaption>Bars: the gate of each
 channel in the window of the face. Ticks: its mean over all {best.heatmap.numel():,} windows of that
@@ -99,9 +101,9 @@ The score is the sigmoid of the sum of the four.</p></section>
 <section><h2>How good is the classifier?</h2>
 {pictures.crop_gallery(trained)}
 <p class="note">The {count} crops kept out of training and their scores; {right} are on the right
-side of 0.5{", wrong ones are framed" if right < count else ""}. The network is tiny, was trained for
-seconds on 160 crops of 25 × 25 pixels and photographs without faces, and is here to give the ops
-real work: it is no face detector to rely on.</p></section>
+side of 0.5{", wrong ones are framed" if right < count else ""}. The network is tiny, was trained
+for seconds on 160 crops of 25 × 25 pixels and photographs without faces, and is here to give the
+ops real work: it is no face detector to rely on.</p></section>
 </main><footer><h2>Reproduce</h2><pre>pip install 'facekernels[demo]'
 {command}</pre><p>{escape(facts.environment)}.</p></footer></body></html>
 """

@@ -20,7 +20,7 @@ from facekernels.data import photograph
 
 # Training steps, and seconds of timing for each check.
 _FULL = (800, 1.5)
-_QUICK = (400, 0.2)
+_QUICK = (300, 0.1)
 
 
 def run(output: Path, seed: int, quick: bool) -> int:

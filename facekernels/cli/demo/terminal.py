@@ -72,12 +72,12 @@ class Terminal:
         """The table of checks."""
         rows = [row(r) for r in results]
         if self._console is None:
-            lines = [HEADERS, *rows]
+            lines: list[tuple[str, ...]] = [HEADERS, *rows]
             widths = [max(len(r[i]) for r in lines) for i in range(len(HEADERS))]
             for line in lines:
-                cells = [c.ljust(w) if i < 3 else c.rjust(w)
+                padded = [c.ljust(w) if i < 3 else c.rjust(w)
                          for i, (c, w) in enumerate(zip(line, widths, strict=True))]  # fmt: skip
-                print("  ".join(cells).rstrip())
+                print("  ".join(padded).rstrip())
             return
         from rich.box import SIMPLE_HEAD
         from rich.table import Table
@@ -85,8 +85,8 @@ class Terminal:
         table = Table(box=SIMPLE_HEAD, pad_edge=False)
         for i, header in enumerate(HEADERS):
             table.add_column(header, justify="left" if i < 3 else "right", no_wrap=True)
-        for result, cells in zip(results, rows, strict=True):
-            table.add_row(*cells, style=None if result.ok else "bold red")
+        for result, texts in zip(results, rows, strict=True):
+            table.add_row(*texts, style=None if result.ok else "bold red")
         self._console.print(table)
 
 
