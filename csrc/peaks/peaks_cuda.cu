@@ -54,7 +54,7 @@ __device__ __forceinline__ void sort(Candidates<A> c, int count) {
 }
 
 template <class T>
-__global__ void __launch_bounds__(kThreads) find_peaks(const PeaksArgs args) {
+__global__ void __launch_bounds__(kThreads, 1) find_peaks(const PeaksArgs args) {
   using A = Accumulate<T>;
   FK_SHARED(A, scores, [kCapacity]);
   FK_SHARED(int, candidates, [kCapacity]);
