@@ -122,6 +122,9 @@ def _mlca_samples(pools: tuple[str, ...] = ()) -> Iterator[Sample]:
                 kwargs = {} if pool is None else {"pool": pool}
                 label = f"{name}{suffix}" + (f"-{pool}" if pool else "")
                 yield Sample(label, (layout(x), *weights), kwargs, small)
+    wide = torch.randn(1, 2, 3, 4, 8, generator=gen, dtype=torch.float64)
+    for name, x in {"column": wide[..., :1], "spread_column": wide[..., :2, ::8]}.items():
+        yield Sample(name, (x, *_gate_weights(gen, 1, 3, 2)))
     four_d = torch.randn(2, 8, 3, 3, generator=gen, dtype=torch.float64)
     yield Sample("four_dimensional", (four_d, *(w[0] for w in _gate_weights(gen, 1, 8, 2))))
 

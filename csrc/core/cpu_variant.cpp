@@ -2,6 +2,8 @@
 
 #include <cstdlib>
 #include <cstring>
+#include <stdexcept>
+#include <string>
 
 namespace facekernels {
 namespace {
@@ -27,6 +29,9 @@ CpuVariant choose() {
     for (int i = 0; i <= static_cast<int>(best); ++i) {
       if (std::strcmp(asked, kNames[i]) == 0) return static_cast<CpuVariant>(i);
     }
+    throw std::invalid_argument(
+        std::string("FACEKERNELS_CPU_VARIANT must be a variant this processor supports, up to ") +
+        kNames[static_cast<int>(best)] + ", got " + asked);
   }
   return best;
 }

@@ -7,7 +7,7 @@ namespace facekernels {
 enum class CpuVariant { baseline, avx2, avx512 };
 
 // The best variant this processor supports, or a lower one named by FACEKERNELS_CPU_VARIANT
-// ("baseline", "avx2", "avx512"). Decided once per process.
+// ("baseline", "avx2", "avx512"); another name is an error. Decided once per process.
 CpuVariant cpu_variant();
 const char* cpu_variant_name();
 

@@ -38,7 +38,9 @@ void decode_heatmaps(const TensorView& heatmaps, int64_t method, int64_t compat,
   check_dense("valid", valid, DType::kBool, heatmaps.device, {batch, joints});
   if (batch * joints == 0) return;
   check(height > 0 && width > 0, "heatmaps must have maps of at least 1 x 1");
-  check((height + 64) * (width + 64) < int64_t{1} << 31, "a map must have less than 2^31 cells");
+  constexpr int64_t kLimit = int64_t{1} << 31;  // each size first: the product could wrap
+  check(height < kLimit && width < kLimit && (height + 64) * (width + 64) < kLimit,
+        "a map must have less than 2^31 cells");
   const int64_t side =
       static_cast<Compat>(compat) == Compat::kUdp ? height : std::max(height, width);
   launch_on(heatmaps.device,

@@ -16,6 +16,11 @@ MapLayout layout_of(const char* name, const TensorView& x) {
            shape_string(x.shape, x.ndim);
   });
   const int64_t height = x.size(3), width = x.size(4);
+  constexpr int64_t kLimit = int64_t{1} << 31;  // positions are 32-bit in the kernels and argmax
+  check_lazy(height < kLimit && width < kLimit && height * width < kLimit, [&] {
+    return std::string(name) + " must have fewer than 2^31 positions, got shape " +
+           shape_string(x.shape, x.ndim);
+  });
   const int64_t stride = width > 1 ? x.stride(4) : height > 1 ? x.stride(3) : 1;
   const bool flat = height <= 1 || width <= 1 || x.stride(3) == width * x.stride(4);
   check_lazy(flat && (stride == 1 || x.stride(2) == 1 || x.size(2) == 1), [&] {

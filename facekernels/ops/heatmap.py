@@ -127,9 +127,8 @@ def decode_heatmaps(
     _check.floating("heatmaps", heatmaps)
     if heatmaps.ndim != 4:
         raise ValueError(f"heatmaps must be [B, K, H, W], got shape {_check.shape_of(heatmaps)}")
-    number = _METHODS.get(method)
-    if number is None:
-        _check.one_of("method", method, tuple(_METHODS))
+    _check.one_of("method", method, tuple(_METHODS))
+    number = _METHODS[method]
     if compat is not None:
         _check.one_of("compat", compat, tuple(_COMPAT))
         if method not in _COMPAT[compat]:

@@ -125,11 +125,11 @@ def _prepare(
     four_d = x.ndim == 4
     if four_d:
         x = x.unsqueeze(0)
-        if isinstance(w1, Tensor) and w1.ndim == 2:
-            w1, b1, w2, b2 = (w.unsqueeze(0) for w in (w1, b1, w2, b2))
     for name, weight in (("w1", w1), ("b1", b1), ("w2", w2), ("b2", b2)):
         _check.floating(name, weight)
         _check.same_device(name, weight, "x", x)
+    if four_d and (w1.ndim, b1.ndim, w2.ndim, b2.ndim) == (2, 1, 2, 1):
+        w1, b1, w2, b2 = (w.unsqueeze(0) for w in (w1, b1, w2, b2))
     groups, _, channels, height, width = x.shape
     if height == 0 or width == 0:
         raise ValueError(f"x must have a map of at least 1 x 1, got {height} x {width}")
@@ -156,10 +156,10 @@ def _run(x: Tensor, weights: tuple[Tensor, ...], average: bool) -> _Result:
 def _with_flat_map(x: Tensor) -> Tensor:
     """X itself if H and W can be walked as one dimension next to dense channels, else a copy."""
     height, width = x.shape[3:]
-    row, column, channel = x.stride(3), x.stride(4), x.stride(2)
-    if (row == width * column or height == 1 or width == 1) and (
-        column == 1 or channel == 1 or (width == 1 and row == 1)
-    ):
+    row, column = x.stride(3), x.stride(4)
+    step = column if width > 1 else row if height > 1 else 1  # from one position to the next
+    flat = height == 1 or width == 1 or row == width * column
+    if flat and (step == 1 or x.stride(2) == 1 or x.shape[2] == 1):
         return x
     return x.contiguous()
 
