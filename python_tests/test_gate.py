@@ -179,3 +179,17 @@ def test_ops_are_registered_with_empty_fakes() -> None:
     for op in (_FORWARD, _BACKWARD):
         assert op.dispatched is getattr(torch.ops.facekernels, op.name).default
     assert _op._fake(1, 2) is None
+
+
+def test_unknown_cpu_variant_is_an_error() -> None:
+    """A mistyped FACEKERNELS_CPU_VARIANT must not silently test another instruction set."""
+    code = (
+        "import torch, facekernels as fk; from facekernels import _native\n"
+        "print(_native.C.build_info()['cpu_variant'])\n"
+        "fk.ops.soft_argmax(torch.zeros(1, 1, 2, 2))"
+    )
+    env = {**os.environ, "FACEKERNELS_CPU_VARIANT": "avx-2"}
+    run = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True)
+    assert run.returncode != 0
+    assert "got avx-2" in run.stdout
+    assert "ValueError: FACEKERNELS_CPU_VARIANT must be a variant this processor" in run.stderr

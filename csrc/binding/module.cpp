@@ -3,6 +3,8 @@
 #include <omp.h>
 #include <pybind11/pybind11.h>
 
+#include <stdexcept>
+
 #include "binding/ops.h"
 #include "core/cpu_variant.h"
 
@@ -23,7 +25,11 @@ py::dict build_info() {
 #if defined(FK_EMULATE)
   info["cpu_variant"] = "none";
 #else
-  info["cpu_variant"] = cpu_variant_name();
+  try {
+    info["cpu_variant"] = cpu_variant_name();
+  } catch (const std::invalid_argument& error) {  // the report must work where no op does
+    info["cpu_variant"] = error.what();
+  }
 #endif
 #if defined(FK_WITH_CUDA)
   info["cuda"] = CUDART_VERSION;
