@@ -28,6 +28,7 @@ class Support(NamedTuple):
 
 
 _ROUNDED = "none: rounded"
+_SAMPLED = "none: random integers"
 
 OPS: dict[str, Support] = {
     "mlca_gate": Support(("mlca_forward", "mlca_backward")),
@@ -37,6 +38,9 @@ OPS: dict[str, Support] = {
     "heatmap_peaks": Support.positions("heatmap_peaks"),
     "local_center_of_mass": Support(("center_of_mass_forward", "center_of_mass_backward")),
     "soft_argmax": Support(("soft_argmax_forward", "soft_argmax_backward")),
+    "erase_regions": Support(("erase_regions",)),
+    "erase_top_n": Support(("erase_top_n",)),
+    "sample_rects": Support((), _SAMPLED, _SAMPLED),
     "flip_average": Support(()),
     "transform_keypoints": Support(()),
     "encode_gaussian": Support((), _ROUNDED, _ROUNDED),
