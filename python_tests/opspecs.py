@@ -216,7 +216,7 @@ def _peak_samples() -> Iterator[Sample]:
 
 def _erase_inputs(gen: torch.Generator, *shape: int) -> tuple[Tensor, Tensor]:
     """Images, and a map of small integers: exact in every dtype, and with many ties."""
-    batch, channels, height, width = shape
+    batch, _, height, width = shape
     images = torch.randn(shape, generator=gen, dtype=torch.float64)
     attention = torch.randint(-20, 100, (batch, 1, height, width), generator=gen).double()
     return images, attention
@@ -236,7 +236,8 @@ def _erase_region_samples() -> Iterator[Sample]:
     for name, kwargs in fills.items():
         yield Sample(name, (images, attention, rects), kwargs)
     tensor = torch.randn(2, 3, 17, 13, generator=gen, dtype=torch.float64)
-    for name, fill in {"tensor": tensor, "row": tensor[:, :1, :1], "spread": tensor[0, :, :1, :1]}.items():
+    shapes = {"tensor": tensor, "row": tensor[:, :1, :1], "spread": tensor[0, :, :1, :1]}
+    for name, fill in shapes.items():
         yield Sample(name, (images, attention, rects, fill))
     yield Sample("channels_last", (channels_last(images), attention, rects), {"fill": "mean"})
     yield Sample("sliced", (sliced(images), attention, rects), {"fill": "noise", "seed": 1})

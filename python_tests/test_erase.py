@@ -122,7 +122,14 @@ def test_stops_when_nothing_is_left(backend: str) -> None:
 def test_nan_infinity_and_signed_zero(backend: str, dtype: torch.dtype) -> None:
     nan, inf = torch.nan, torch.inf
     attention = torch.tensor([nan, 0.0, -inf, inf, -0.0, -1.0], dtype=dtype).view(1, 1, 2, 3)
-    order = [3, 1, 4, 5, 0, 2]  # NaN as -inf, so before the -inf behind it; -0 after the 0 before it
+    order = [
+        3,
+        1,
+        4,
+        5,
+        0,
+        2,
+    ]  # NaN as -inf, so before the -inf behind it; -0 after the 0 before it
     cells = torch.tensor([[[1, 1, 0, 0]] * 6])
     with fk.backend(backend):
         result = ops.erase_regions(torch.ones(1, 1, 2, 3), attention, cells)
@@ -190,9 +197,7 @@ def test_top_n_is_exact(backend: str, name: str) -> None:
     st.integers(0, 3), st.integers(0, 3), st.integers(1, 40), st.integers(1, 40),
     st.floats(0, 1), st.integers(1, 2000), st.integers(0, 99),
 )  # fmt: skip
-def test_any_shape(
-    b: int, c: int, h: int, w: int, fraction: float, steps: int, seed: int
-) -> None:
+def test_any_shape(b: int, c: int, h: int, w: int, fraction: float, steps: int, seed: int) -> None:
     images = torch.randn(b, c, h, w, generator=generator(seed))
     attention = quantised(b, 1, h, w, seed=seed, steps=steps)
     rects = ops.sample_rects(b, 3, h, w, generator=generator(seed))
@@ -252,12 +257,11 @@ def test_noise_stays_below_high(dtype: torch.dtype) -> None:
         assert low <= lowest <= highest < high
         assert torch.tensor(highest, dtype=dtype).double() == highest
         x = torch.zeros(1, 1, 200, 300, dtype=dtype)
-        noise = ops.erase_top_n(
-            x, x, fraction=1.0, fill="noise", seed=3, low=low, high=high
-        ).images
+        noise = ops.erase_top_n(x, x, fraction=1.0, fill="noise", seed=3, low=low, high=high).images
         assert low <= noise.min().item()
         assert noise.max().item() < high
-        assert noise.double().mean().item() == pytest.approx((low + high) / 2, abs=0.02 * (high - low))
+        middle, tolerance = (low + high) / 2, 0.02 * (high - low)
+        assert noise.double().mean().item() == pytest.approx(middle, abs=tolerance)
 
 
 def test_rows_do_not_depend_on_the_batch() -> None:
@@ -286,8 +290,10 @@ def test_gradients(backend: str) -> None:
         expected = torch.where(mask, cotangent, 0).sum_to_size(fill.shape)
         assert torch.allclose(d_fill, expected, rtol=0, atol=1e-12)
         for options in ({"fill": "mean"}, {"fill": "noise", "seed": 1}, {"fill": 2}):
+
             def function(x: Tensor, options: Any = options) -> Tensor:
                 return ops.erase_top_n(x, attention, 7, **options).images ** 2
+
             assert torch.autograd.gradcheck(function, (images,))
             assert torch.autograd.gradgradcheck(function, (images,))
         with pytest.raises(RuntimeError):
@@ -306,8 +312,10 @@ def test_sampled_rectangles() -> None:
     assert (before == size).any()
     # Uniform: means and the share of each height within five standard errors.
     assert (size.double().mean((0, 1)) - 30.5).abs().max() < 5 * 17.3 / 100
-    assert ((before / size).mean((0, 1)) - (1 + torch.arange(1, 61).reciprocal().mean()) / 2).abs().max() < 0.02
-    assert (rects[..., 0].flatten().bincount()[1:] - 10000 / 60).abs().max() < 5 * math.sqrt(10000 / 60)
+    share = (1 + torch.arange(1, 61).reciprocal().mean()) / 2  # of a mean over 1 .. h in h
+    assert ((before / size).mean((0, 1)) - share).abs().max() < 0.02
+    count = rects[..., 0].flatten().bincount()[1:]
+    assert (count - 10000 / 60).abs().max() < 5 * math.sqrt(10000 / 60)
     assert torch.equal(rects, ops.sample_rects(400, 25, 112, generator=generator()))
     wide = ops.sample_rects(50, 50, 224, 28, max_width=3, generator=generator())
     assert wide.amax((0, 1))[:2].tolist() == [120, 3]
@@ -340,7 +348,8 @@ BAD[1, 0] = torch.tensor([3, 0, 1, 1])
          "rects must have heights and widths of at least 1, got -1 x -1"),
         ((X, M, R, "blur"), {}, ValueError,
          "fill must be one of 'zero', 'mean', 'noise', a number or a tensor, got 'blur'"),
-        ((X, M, R, None), {}, TypeError, "fill must be a string, a number or a tensor, got NoneType"),
+        ((X, M, R, None), {}, TypeError,
+         "fill must be a string, a number or a tensor, got NoneType"),
         ((X, M, R, torch.zeros(2, 6, 5)), {}, ValueError,
          "fill must be broadcastable to the shape of images (2, 3, 6, 5), got shape (2, 6, 5)"),
         ((X, M, R, "noise"), {}, ValueError, 'fill="noise" needs a seed'),
@@ -358,8 +367,9 @@ BAD[1, 0] = torch.tensor([3, 0, 1, 1])
     ],
 )  # fmt: skip
 def test_bad_region_arguments(
-    backend: str, args: tuple[Any, ...], kwargs: dict[str, Any], error: type[Exception], message: str
-) -> None:
+    backend: str, args: tuple[Any, ...], kwargs: dict[str, Any], error: type[Exception],
+    message: str,
+) -> None:  # fmt: skip
     with fk.backend(backend), pytest.raises(error) as caught:
         ops.erase_regions(*args, **kwargs)
     assert str(caught.value) == message

@@ -69,7 +69,8 @@ def erase_regions(
                 y, x = divmod(i.item(), W)
                 if n < N and free[y, x]:
                     h, w, sh, sw = rects[b, n].tolist()
-                    free[max(y - sh, 0) : max(y + h - sh, 0), max(x - sw, 0) : max(x + w - sw, 0)] = False
+                    rows = slice(max(y - sh, 0), max(y + h - sh, 0))
+                    free[rows, max(x - sw, 0) : max(x + w - sw, 0)] = False
                     anchors[b, n], n = i, n + 1
             mask[b, 0] = ~free
         return torch.where(mask, fill, images), mask, anchors
@@ -86,9 +87,9 @@ def erase_regions(
             many rows sh and columns sw of it lie above and left of the anchor. It covers rows
             ``y - sh`` to ``y + h - sh - 1`` within the image; the anchor itself is outside for
             ``sh >= h``. See `sample_rects`.
-        fill: what erased pixels become. ``"zero"``, ``"mean"`` (of the image's channel), a number, a
-            tensor broadcastable to the images, or ``"noise"``: uniform in [low, high), a function
-            of (seed, position) alone, the same on every device.
+        fill: what erased pixels become: ``"zero"``, ``"mean"`` (of the image's channel), a number,
+            a tensor broadcastable to the images, or ``"noise"``, which is uniform in [low, high)
+            and a function of (seed, position) alone, the same on every device.
         seed: for ``"noise"``: an integer, or an int64 tensor of one element on the images' device.
         low: least value of the noise.
         high: bound of the noise, never reached.
@@ -114,7 +115,9 @@ def erase_regions(
         raise TypeError(f"rects must be int64 or int32, got {str(rects.dtype)[6:]}")
     _check.same_device("rects", rects, "images", images)
     if attention.shape[2:] != images.shape[2:]:
-        _check.shape("attention", attention, (images.shape[0], 1, *images.shape[2:]), "[B, 1, H, W]")
+        _check.shape(
+            "attention", attention, (images.shape[0], 1, *images.shape[2:]), "[B, 1, H, W]"
+        )
     if rects.ndim != 3 or rects.shape[0] != images.shape[0] or rects.shape[2] != 4:
         raise ValueError(
             f"rects must be [B, N, 4] = ({images.shape[0]}, N, 4), "
@@ -125,9 +128,7 @@ def erase_regions(
         if rects.is_cpu and not functorch_active():
             _check_rects(rects)
         return ErasedRegions(
-            *reference.erase_regions(
-                images, attention, rects, fill, seed=seed, low=low, high=high
-            )
+            *reference.erase_regions(images, attention, rects, fill, seed=seed, low=low, high=high)
         )
     return ErasedRegions(*_run(images, tensor, attention, rects, 0, rule))
 
@@ -203,9 +204,7 @@ def erase_top_n(
     rule, tensor = _rule(fill, images, seed, low, high)
     if use_reference():
         return ErasedTopN(
-            *reference.erase_top_n(
-                images, attention, n, fill=fill, seed=seed, low=low, high=high
-            )
+            *reference.erase_top_n(images, attention, n, fill=fill, seed=seed, low=low, high=high)
         )
     return ErasedTopN(*_run(images, tensor, attention, None, n, rule)[:2])
 
@@ -321,9 +320,7 @@ def _rule(
     elif isinstance(fill, str):
         if fill not in _FILLS:
             choices = ", ".join(repr(f) for f in _FILLS)
-            raise ValueError(
-                f"fill must be one of {choices}, a number or a tensor, got {fill!r}"
-            )
+            raise ValueError(f"fill must be one of {choices}, a number or a tensor, got {fill!r}")
     elif isinstance(fill, bool) or not isinstance(fill, (int, float)):
         raise TypeError(f"fill must be a string, a number or a tensor, got {type(fill).__name__}")
     if isinstance(fill, str) and fill == "noise":

@@ -68,11 +68,13 @@ def erase_top_n(
 ) -> tuple[Tensor, Tensor]:
     """Images [B, C, H, W], attention [B, 1, h, w] -> images, mask [B, 1, H, W]."""
     height, width = images.shape[2:]
-    count = round(fraction * height * width) if n is None and fraction is not None else n
+    if fraction is not None:
+        n = round(fraction * height * width)
+    assert n is not None
     if attention.shape[2:] != images.shape[2:]:
         attention = upsample(attention, height, width)
     rank, _ = _ranks(attention.flatten(1))
-    mask = (rank < count).view(-1, 1, height, width)
+    mask = (rank < n).view(-1, 1, height, width)
     return _filled(images, mask, fill, seed, low, high), mask
 
 

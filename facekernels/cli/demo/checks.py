@@ -95,6 +95,18 @@ def _peaks(model: FaceScorer, detection: Detection) -> Call:
     return Call((level_maps(detection),), {"kernel": 5, "threshold": 0.05, "topk": 16})
 
 
+def _regions(model: FaceScorer, detection: Detection) -> Call:
+    """The levels' maps as images, their heatmap as the attention."""
+    maps = level_maps(detection)
+    rects = ops.sample_rects(len(maps), 3, 64, generator=torch.Generator().manual_seed(0))
+    return Call((maps, maps[:, :1], rects), {})
+
+
+def _top_n(model: FaceScorer, detection: Detection) -> Call:
+    maps = level_maps(detection)
+    return Call((maps, maps[:, :1]), {"n": 410})
+
+
 def level_maps(detection: Detection) -> Tensor:
     """``[levels, 1 + G, 64, 64]``: each level's heatmap and its branches' votes, as one batch."""
     levels = [torch.cat([v.heatmap[None], v.votes.sigmoid()])[None] for v in detection.levels]
@@ -109,6 +121,8 @@ CHECKS: tuple[Check, ...] = (
     Check("decode_heatmaps", _dark, 1e-3, eager=eager.decode_dark),
     Check("decode_simcc", _marginals, 1e-6),
     Check("heatmap_peaks", _peaks, 0.0, eager=eager.max_pool_peaks),
+    Check("erase_regions", _regions, 0.0, eager=eager.erase_rounds),
+    Check("erase_top_n", _top_n, 0.0, eager=eager.erase_topk),
     Check("soft_argmax", _maps, 1e-3),
     Check("soft_argmax", _maps, 1e-3, backward=True),
     Check("local_center_of_mass", _maps, 1e-4),
