@@ -242,11 +242,12 @@ def _erase_region_samples() -> Iterator[Sample]:
     yield Sample("channels_last", (channels_last(images), attention, rects), {"fill": "mean"})
     yield Sample("sliced", (sliced(images), attention, rects), {"fill": "noise", "seed": 1})
     yield Sample("one_pixel", (images[:, :, :1, :1], attention[:, :, :1, :1], rects))
-    yield Sample("more_rounds_than_pixels", (images[..., :2, :2], attention[..., :2, :2],
-                                             rects[:, :1].repeat(1, 6, 1).clamp(max=1)))  # fmt: skip
+    few = (images[..., :2, :2], attention[..., :2, :2], rects[:, :1].repeat(1, 6, 1).clamp(max=1))
+    yield Sample("more_rounds_than_pixels", few)
     yield Sample("no_rounds", (images, attention, rects[:, :0]))
     yield Sample("empty_batch", (images[:0], attention[:0], rects[:0]))
-    images, attention = _erase_inputs(gen, 2, 2, 128, 132)  # groups of four; not in shared memory
+    # Groups of four, and too large for shared memory.
+    images, attention = _erase_inputs(gen, 2, 2, 128, 132)
     rects = ops.sample_rects(2, 4, 128, 132, generator=gen)
     for name in ("zero", "noise"):
         yield Sample(f"large_{name}", (images, attention, rects), fills[name])
