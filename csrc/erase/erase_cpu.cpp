@@ -37,16 +37,22 @@ T noise_at(const FillRule& f, uint64_t seed, uint64_t& block, Draw& draw, uint64
                               static_cast<A>(f.highest)));
 }
 
-// One plane, both sources of every pixel read: the compiler turns this into blends.
+// One plane. Both sources of a pixel are read, so that the compiler can blend instead of branch.
 template <class T>
 void blend(const T* __restrict x, const uint8_t* __restrict mask, T fill, int64_t pixels,
            T* __restrict out) {
-  for (int64_t p = 0; p < pixels; ++p) out[p] = mask[p] ? fill : x[p];
+  for (int64_t p = 0; p < pixels; ++p) {
+    const T kept = x[p];
+    out[p] = mask[p] ? fill : kept;
+  }
 }
 template <class T>
 void blend(const T* __restrict x, const uint8_t* __restrict mask, const T* __restrict fill,
            int64_t pixels, T* __restrict out) {
-  for (int64_t p = 0; p < pixels; ++p) out[p] = mask[p] ? fill[p] : x[p];
+  for (int64_t p = 0; p < pixels; ++p) {
+    const T kept = x[p], filled = fill[p];
+    out[p] = mask[p] ? filled : kept;
+  }
 }
 
 // Bits is an unsigned integer as wide as T: copies keep every bit, NaN payloads included.

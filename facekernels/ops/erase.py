@@ -8,8 +8,7 @@ import torch
 from torch import Tensor
 
 from facekernels import _check
-from facekernels._op import Op, launch, use_reference
-from facekernels._torch_private import functorch_active
+from facekernels._op import Op, functorch_active, launch, use_reference
 from facekernels.reference import erase as reference
 
 _FILL = (
