@@ -19,7 +19,8 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from facekernels import _native
-from facekernels._torch_private import function_modes_active, functorch_active, modes_active
+from facekernels._torch_private import function_modes_active, modes_active
+from facekernels._torch_private import functorch_active as functorch_active
 
 _BACKENDS = ("auto", "reference", "emulated")
 _LIBRARY = torch.library.Library("facekernels", "DEF")

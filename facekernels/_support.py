@@ -29,6 +29,7 @@ class Support(NamedTuple):
 
 _ROUNDED = "none: rounded"
 _IN_PLACE = "none: the update of an attack, in place"
+_SAMPLED = "none: random integers"
 
 OPS: dict[str, Support] = {
     "mlca_gate": Support(("mlca_forward", "mlca_backward")),
@@ -42,6 +43,9 @@ OPS: dict[str, Support] = {
     "sga_outer_step_": Support(("sga_outer_step",), _IN_PLACE, _IN_PLACE, func="none: in place"),
     "uap_apply": Support(("uap_apply",)),
     "soft_argmax": Support(("soft_argmax_forward", "soft_argmax_backward")),
+    "erase_regions": Support(("erase_regions",)),
+    "erase_top_n": Support(("erase_top_n",)),
+    "sample_rects": Support((), _SAMPLED, _SAMPLED),
     "flip_average": Support(()),
     "transform_keypoints": Support(()),
     "encode_gaussian": Support((), _ROUNDED, _ROUNDED),

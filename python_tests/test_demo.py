@@ -154,7 +154,7 @@ def test_a_wrong_op_fails_the_demo(
 
 def test_what_is_timed_gives_the_same_result(untrained: tuple[FaceScorer, Detection]) -> None:
     timed = {c.op: c for c in checks.CHECKS if c.eager is not None}
-    assert set(timed) == {"decode_heatmaps", "heatmap_peaks"}
+    assert set(timed) == {"decode_heatmaps", "erase_regions", "erase_top_n", "heatmap_peaks"}
 
     call = timed["decode_heatmaps"].call(*untrained)
     mine = ops.decode_heatmaps(*call.args, **call.options)
@@ -173,6 +173,22 @@ def test_what_is_timed_gives_the_same_result(untrained: tuple[FaceScorer, Detect
     distinct &= score > score[..., -1:]
     assert distinct.sum() > 100
     assert torch.equal(peaks.xy[distinct], xy[distinct])
+
+    call = timed["erase_regions"].call(*untrained)
+    regions = ops.erase_regions(*call.args, **call.options)
+    assert regions.mask.any()
+    for mine, theirs in zip(regions, eager.erase_rounds(*call.args, **call.options), strict=True):
+        assert torch.equal(mine, theirs)
+
+    call = timed["erase_top_n"].call(*untrained)
+    top = ops.erase_top_n(*call.args, **call.options)
+    images, mask = eager.erase_topk(*call.args, **call.options)
+    attention = call.args[1]
+    limit = torch.where(top.mask, attention, torch.inf).amin((1, 2, 3), keepdim=True)
+    clear = attention != limit  # topk leaves open which of equal cells it takes
+    assert torch.equal(top.mask[clear], mask[clear])
+    assert torch.equal(top.mask.sum((1, 2, 3)), mask.sum((1, 2, 3)))
+    assert torch.equal(top.images == images, (top.images == images) | ~clear)
 
 
 def test_nan_is_not_ok() -> None:

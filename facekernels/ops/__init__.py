@@ -1,5 +1,12 @@
 """Drop-in PyTorch ops. One module per op family; everything public is importable from here."""
 
+from facekernels.ops.erase import (
+    ErasedRegions,
+    ErasedTopN,
+    erase_regions,
+    erase_top_n,
+    sample_rects,
+)
 from facekernels.ops.heatmap import decode_heatmaps, decode_simcc
 from facekernels.ops.heatmap_encoding import (
     Encoded,
@@ -20,6 +27,8 @@ from facekernels.ops.soft_argmax import local_center_of_mass, soft_argmax
 __all__ = [
     "Encoded",
     "EncodedSimCC",
+    "ErasedRegions",
+    "ErasedTopN",
     "Keypoints",
     "Peaks",
     "channel_gate",
@@ -31,10 +40,13 @@ __all__ = [
     "encode_udp",
     "encode_udp_combined",
     "encode_unbiased",
+    "erase_regions",
+    "erase_top_n",
     "flip_average",
     "heatmap_peaks",
     "local_center_of_mass",
     "mlca_gate",
+    "sample_rects",
     "sga_aggregate",
     "sga_inner_step_",
     "sga_outer_step_",

@@ -1,5 +1,6 @@
 """Readable plain-PyTorch versions of every op, on any device and dtype."""
 
+from facekernels.reference.erase import erase_regions, erase_top_n
 from facekernels.reference.heatmap import decode_heatmaps, decode_simcc
 from facekernels.reference.mlca import channel_gate, mlca_gate
 from facekernels.reference.peaks import heatmap_peaks
@@ -10,6 +11,8 @@ __all__ = [
     "channel_gate",
     "decode_heatmaps",
     "decode_simcc",
+    "erase_regions",
+    "erase_top_n",
     "heatmap_peaks",
     "local_center_of_mass",
     "mlca_gate",

@@ -128,6 +128,18 @@ def _aggregated(model: FaceScorer, detection: Detection) -> Call:
     return Call((grad, delta), _STEP)
 
 
+def _regions(model: FaceScorer, detection: Detection) -> Call:
+    """The levels' maps as images, their heatmap as the attention."""
+    maps = level_maps(detection)
+    rects = ops.sample_rects(len(maps), 3, 64, generator=torch.Generator().manual_seed(0))
+    return Call((maps, maps[:, :1], rects), {})
+
+
+def _top_n(model: FaceScorer, detection: Detection) -> Call:
+    maps = level_maps(detection)
+    return Call((maps, maps[:, :1]), {"n": 410})
+
+
 def level_maps(detection: Detection) -> Tensor:
     """``[levels, 1 + G, 64, 64]``: each level's heatmap and its branches' votes, as one batch."""
     levels = [torch.cat([v.heatmap[None], v.votes.sigmoid()])[None] for v in detection.levels]
@@ -146,6 +158,8 @@ CHECKS: tuple[Check, ...] = (
     Check("sga_inner_step_", _inner_step, 1e-5),
     Check("sga_outer_step_", _outer_step, 1e-5),
     Check("sga_aggregate", _aggregated, 1e-6),
+    Check("erase_regions", _regions, 0.0, eager=eager.erase_rounds),
+    Check("erase_top_n", _top_n, 0.0, eager=eager.erase_topk),
     Check("soft_argmax", _maps, 1e-3),
     Check("soft_argmax", _maps, 1e-3, backward=True),
     Check("local_center_of_mass", _maps, 1e-4),

@@ -53,3 +53,30 @@ def max_pool_peaks(
         torch.where(found, index, -1),
         found.sum(-1),
     )
+
+
+def erase_rounds(images: Tensor, attention: Tensor, rects: Tensor) -> tuple[Tensor, ...]:
+    """A masked argmax per round over the whole batch, and a comparison for each rectangle."""
+    height, width = images.shape[2:]
+    left = attention.flatten(1).clone()
+    mask = torch.zeros(len(images), height, width, dtype=torch.bool)
+    rows, columns = torch.arange(height)[:, None], torch.arange(width)
+    anchors = []
+    for rect in rects.unbind(1):
+        anchor = left.argmax(1)
+        h, w, above, before = rect.unsqueeze(2).unsqueeze(3).unbind(1)
+        y, x = (anchor // width)[:, None, None] - above, (anchor % width)[:, None, None] - before
+        block = (rows >= y) & (rows < y + h) & (columns >= x) & (columns < x + w)
+        mask |= block
+        left.masked_fill_(block.flatten(1), -torch.inf).scatter_(1, anchor[:, None], -torch.inf)
+        anchors.append(anchor)
+    mask = mask[:, None]
+    return torch.where(mask, 0, images), mask, torch.stack(anchors, 1)
+
+
+def erase_topk(images: Tensor, attention: Tensor, *, n: int) -> tuple[Tensor, Tensor]:
+    """Top-k and a scatter; which of equal cells are erased is left open."""
+    index = attention.flatten(1).topk(n, sorted=False).indices
+    mask = torch.zeros(attention.flatten(1).shape, dtype=torch.bool).scatter_(1, index, True)
+    mask = mask.view_as(attention)
+    return torch.where(mask, 0, images), mask
