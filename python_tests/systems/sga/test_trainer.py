@@ -152,14 +152,14 @@ def test_batches_that_the_model_sees() -> None:
     images = torch.rand(9, 3, 8, 8)
     model = Linear(weight)
     UAPTrainer(model, k=2, large_batch=7, small_batch=4).fit(images, epochs=1)
-    assert model.batches == [7, 4, 4, 4] + [2, 2, 2]
+    assert model.batches == [7, 4, 4, 4, 2, 2, 2]
     model = Linear(weight)
     UAPTrainer(model, method="spgd", k=2, large_batch=7, small_batch=4).fit(images, epochs=1)
-    assert model.batches == [7, 7] + [2, 2]
+    assert model.batches == [7, 7, 2, 2]
 
 
 def test_every_inner_step_draws_different_images() -> None:
-    """A fresh draw without replacement each time; each epoch sees each image once per large batch."""
+    """A fresh draw without replacement each time."""
     images, model = small(count=12)
     seen: list[tuple[int, list[int]]] = []
 
@@ -548,9 +548,9 @@ def test_bad_settings(options: dict[str, Any], error: type[Exception], message: 
 
 def test_bad_models() -> None:
     images, model = small()
-    with pytest.raises(ValueError, match="models must be one nn.Module or several, got none"):
+    with pytest.raises(ValueError, match=r"models must be one nn\.Module or several, got none"):
         UAPTrainer([])
-    with pytest.raises(TypeError, match="models must be nn.Modules, got function"):
+    with pytest.raises(TypeError, match=r"models must be nn\.Modules, got function"):
         UAPTrainer([model, small])  # type: ignore[list-item]
     with pytest.raises(ValueError, match=r"must give logits \[b, K\] with b = 8, Identity gave"):
         UAPTrainer(nn.Identity(), **OPTIONS).fit(images, epochs=1)
