@@ -361,15 +361,15 @@ def _outer_step(
     delta, accumulator = delta.clone(), accumulator.clone()
     velocity = None if velocity is None else velocity.clone()
     ops.sga_outer_step_(delta, accumulator, velocity, **kwargs)
-    assert not accumulator.any()
-    return (delta,) if velocity is None else (delta, velocity)
+    return (delta, accumulator) if velocity is None else (delta, accumulator, velocity)
 
 
 def _outer_reference(
     accumulator: Tensor, delta: Tensor, velocity: Tensor | None = None, **kwargs: Any
 ) -> tuple[Tensor, ...]:
-    results = reference.sga_outer_step(delta, accumulator, velocity, **kwargs)
-    return tuple(r for r in results if r is not None)
+    delta, velocity = reference.sga_outer_step(delta, accumulator, velocity, **kwargs)
+    cleared = torch.zeros_like(accumulator)
+    return (delta, cleared) if velocity is None else (delta, cleared, velocity)
 
 
 def _uap_reference(images: Tensor, delta: Tensor, *args: Any) -> Tensor:

@@ -46,6 +46,25 @@ inline void store_lanes(T* p, Vec<Accumulate<T>> v, std::bool_constant<kFull>, i
   }
 }
 
+// GCC turns a conversion of a whole byte vector into shuffles; the instruction exists.
+template <class A>
+inline Vec<A> widen_bytes(const uint8_t (&bytes)[kLanes<A>]) {
+#if defined(__AVX512F__)
+  if constexpr (std::is_same_v<A, float>) {
+    const __m128i b = _mm_loadu_si128(reinterpret_cast<const __m128i*>(bytes));
+    return std::bit_cast<Vec<A>>(_mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(b)));
+  }
+#elif defined(__AVX2__)
+  if constexpr (std::is_same_v<A, float>) {
+    const __m128i b = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(bytes));
+    return std::bit_cast<Vec<A>>(_mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(b)));
+  }
+#endif
+  Vec<A> v;
+  for (int i = 0; i < kLanes<A>; ++i) v[i] = static_cast<A>(bytes[i]);
+  return v;
+}
+
 // Pixels in [0, 1]. A is named because bytes do not tell it.
 template <class A, bool kFull>
 inline Vec<A> load_pixels(const A* p, std::bool_constant<kFull> full, int64_t count) {
@@ -53,10 +72,9 @@ inline Vec<A> load_pixels(const A* p, std::bool_constant<kFull> full, int64_t co
 }
 template <class A, bool kFull>
 inline Vec<A> load_pixels(const uint8_t* p, std::bool_constant<kFull>, int64_t count) {
-  typename VectorType<uint8_t, kLanes<A>>::type bytes{};
-  std::memcpy(&bytes, p, kFull ? sizeof bytes : static_cast<size_t>(count));
-  const auto words = __builtin_convertvector(bytes, typename VectorType<int32_t, kLanes<A>>::type);
-  const Vec<A> v = __builtin_convertvector(words, Vec<A>);
+  uint8_t bytes[kLanes<A>] = {};
+  std::memcpy(bytes, p, kFull ? sizeof bytes : static_cast<size_t>(count));
+  const Vec<A> v = widen_bytes<A>(bytes);
   if constexpr (std::is_same_v<A, double>) {
     return v / 255.0;
   } else {

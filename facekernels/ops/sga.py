@@ -54,8 +54,8 @@ def uap_apply(
         out = (torch.clamp(x + delta, 0, 1) - mean[:, None, None]) / std[:, None, None]
         return out.to(out_dtype)
 
-    Differentiable in delta and in floating-point images; the derivative is plain PyTorch, because
-    attacks use `sga_inner_step_` instead.
+    Differentiable in delta and in floating-point images, twice; mean and std are constants. The
+    derivative is plain PyTorch, because attacks use `sga_inner_step_` instead.
 
     Args:
         images: ``[N, C, H, W]``, uint8 (a value v means v / 255) or the dtype of delta with values
@@ -91,15 +91,9 @@ def uap_apply(
             + (", float16 or bfloat16" if delta.dtype is torch.float32 else "")
             + f", got {_check_name(out_dtype) if isinstance(out_dtype, torch.dtype) else out_dtype}"
         )
-    needs_grad = torch.is_grad_enabled() and (
-        delta.requires_grad
-        or images.requires_grad
-        or (mean is not None and mean.requires_grad)
-        or (std is not None and std.requires_grad)
-    )
     if use_reference():
         out = reference.uap_apply(images, delta4, mean, std, index, out_dtype)
-    elif needs_grad:
+    elif torch.is_grad_enabled() and (delta.requires_grad or images.requires_grad):
         out = _Apply.apply(images, delta4, mean, std, index, out_dtype, batch)
     else:
         out = _apply(images, delta4, mean, std, index, out_dtype, batch)
@@ -166,16 +160,16 @@ def sga_inner_step_(
     _state("accumulator", accumulator, delta)
     grad5 = grad if many else grad.unsqueeze(0)
     accumulator4 = accumulator if many else accumulator.unsqueeze(0)
-    with torch.no_grad():
-        if use_reference():
-            new_delta, new_accumulator = reference.sga_inner_step(
-                grad5, images, delta4, accumulator4, step, epsilon, index, std
-            )
-            delta4.copy_(new_delta)
-            accumulator4.copy_(new_accumulator)
-            return
-        grad5 = _check.resolve_neg(_dense_rows(grad5))
-        launch(_INNER, grad5.detach(), images, delta4, accumulator4, index, std, step, epsilon)
+    grad5, images = grad5.detach(), images.detach()
+    if use_reference():
+        new_delta, new_accumulator = reference.sga_inner_step(
+            grad5, images, delta4, accumulator4, step, epsilon, index, std
+        )
+        delta4.copy_(new_delta)
+        accumulator4.copy_(new_accumulator)
+        return
+    grad5 = _check.resolve_neg(_dense_rows(grad5))
+    launch(_INNER, grad5, images, delta4, accumulator4, index, std, step, epsilon)
 
 
 def sga_outer_step_(
@@ -229,22 +223,20 @@ def sga_outer_step_(
         _state("velocity", velocity, delta)
     accumulator4 = accumulator if many else accumulator.unsqueeze(0)
     velocity4 = velocity if many or velocity is None else velocity.unsqueeze(0)
-    with torch.no_grad():
-        if use_reference():
-            new_delta, new_velocity = reference.sga_outer_step(
-                delta4, accumulator4, velocity4, step, epsilon, momentum
-            )
-            delta4.copy_(new_delta)
-            if velocity4 is not None and new_velocity is not None:
-                velocity4.copy_(new_velocity)
-            accumulator4.zero_()
-            return
-        partial = None
-        if velocity4 is not None:
-            count, *sizes = delta4.shape
-            chunks = -(-sizes[0] * sizes[1] * sizes[2] // _NORM_CHUNK)
-            partial = delta4.new_empty((count, chunks))
-        launch(_OUTER, delta4, accumulator4, velocity4, partial, step, epsilon, momentum)
+    if use_reference():
+        new_delta, new_velocity = reference.sga_outer_step(
+            delta4, accumulator4, velocity4, step, epsilon, momentum
+        )
+        delta4.copy_(new_delta)
+        if velocity4 is not None and new_velocity is not None:
+            velocity4.copy_(new_velocity)
+        accumulator4.zero_()
+        return
+    partial = None
+    if velocity4 is not None:
+        count, channels, height, width = delta4.shape
+        partial = delta4.new_empty((count, -(-channels * height * width // _NORM_CHUNK)))
+    launch(_OUTER, delta4, accumulator4, velocity4, partial, step, epsilon, momentum)
 
 
 def sga_aggregate(
@@ -364,7 +356,7 @@ def _state(name: str, t: Tensor, delta: Tensor) -> None:
     _check.shape(name, t, tuple(delta.shape), f"{meaning} like delta")
     if not t.is_contiguous():
         raise ValueError(f"{name} must be contiguous: it is updated in place")
-    if t.requires_grad and torch.is_grad_enabled():
+    if t.requires_grad:
         raise ValueError(f"{name} must not require a gradient: it is updated in place")
 
 
@@ -437,7 +429,7 @@ def _vector(name: str, values: Any, delta: Tensor, size: int, meaning: str) -> T
                 f"{name} must be a tensor or a sequence of numbers, got {values!r}"
             ) from None
     _check.shape(name, vector, (size,), meaning)
-    return _check.resolve_neg(vector).contiguous()
+    return _check.resolve_neg(vector.detach()).contiguous()
 
 
 def _apply(
@@ -457,7 +449,7 @@ def _apply(
 
 
 class _Apply(torch.autograd.Function):
-    """Forward by the kernel; the derivative of any order by the plain formula."""
+    """Forward by the kernel, derivatives in PyTorch."""
 
     @staticmethod
     def forward(
@@ -470,24 +462,18 @@ class _Apply(torch.autograd.Function):
         out_dtype: torch.dtype,
         batch: int,
     ) -> Tensor:
-        ctx.save_for_backward(images, delta, mean, std, index)
-        ctx.out_dtype = out_dtype
+        ctx.save_for_backward(images, delta, std, index)
         return _apply(images, delta, mean, std, index, out_dtype, batch)
 
     @staticmethod
     def backward(ctx: Any, d_out: Tensor) -> tuple[Tensor | None, ...]:
-        images, delta, mean, std, index = ctx.saved_tensors
-        inputs = (images, delta, mean, std)
-        wanted = [t for t, needed in zip(inputs, ctx.needs_input_grad, strict=False) if needed]
-        again = torch.is_grad_enabled()
-        with torch.enable_grad():
-            leaves = iter(t if again else t.detach().requires_grad_() for t in wanted)
-            args = [
-                next(leaves) if needed else t
-                for t, needed in zip(inputs, ctx.needs_input_grad, strict=False)
-            ]
-            out = reference.uap_apply(*args, index, ctx.out_dtype)
-            sources = [t for t, n in zip(args, ctx.needs_input_grad, strict=False) if n]
-            grads = iter(torch.autograd.grad(out, sources, d_out, create_graph=again))
-        needs = ctx.needs_input_grad[:4]
-        return (*(next(grads) if needed else None for needed in needs), None, None, None)
+        images, delta, std, index = ctx.saved_tensors
+        if images.dtype is torch.uint8:
+            images = images.to(delta.dtype) / 255
+        d_images, d_delta = reference.uap_apply_backward(d_out, images, delta, std, index)
+        wants_images, wants_delta = ctx.needs_input_grad[:2]
+        return (
+            d_images if wants_images else None,
+            d_delta if wants_delta else None,
+            *(None,) * 5,
+        )

@@ -42,6 +42,24 @@ def uap_apply(
     return out.to(out_dtype or delta.dtype)
 
 
+def uap_apply_backward(
+    d_out: Tensor,
+    images: Tensor,
+    delta: Tensor,
+    std: Tensor | None,
+    index: Tensor | None,
+) -> tuple[Tensor, Tensor]:
+    """Gradients of `uap_apply` for images and delta, themselves differentiable."""
+    v = perturbed(images, delta, index)
+    d = torch.where((v >= 0) & (v <= 1), d_out.to(delta.dtype), 0)
+    if std is not None:
+        d = d / _per_channel(std)
+    if index is None:
+        return d.sum(0), d.sum(1)
+    rows = index.expand(d.shape[:2]).flatten()
+    return torch.zeros_like(images).index_add(0, rows, d.flatten(0, 1)), d.sum(1)
+
+
 def sign_step(delta: Tensor, g: Tensor, step: float, epsilon: float) -> Tensor:
     """``clamp(delta + step * sign(g))``; torch.sign of a NaN is 0."""
     return (delta + step * torch.sign(g)).clamp(-epsilon, epsilon)
