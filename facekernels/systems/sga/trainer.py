@@ -611,7 +611,7 @@ def _initial(initial: Tensor | None, shape: tuple[int, ...], epsilon: float) -> 
 def _name_of(value: object) -> str:
     """A callable's name for settings, the same in the next process."""
     named = value if hasattr(value, "__qualname__") else type(value)
-    return f"{named.__module__}.{named.__qualname__}"  # type: ignore[attr-defined]
+    return f"{named.__module__}.{named.__qualname__}"
 
 
 def _digest(tensor: Tensor) -> str:
