@@ -1,4 +1,4 @@
-"""The `facekernels` command: info, demo, bench."""
+"""The `facekernels` command: info, demo, bench, reproduce."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _dispatch(argv: list[str]) -> int:
     # The sub-commands parse their own arguments, so that none is imported before it is needed.
-    commands = {"info": _info, "demo": _demo, "bench": _bench}
+    commands = {"info": _info, "demo": _demo, "bench": _bench, "reproduce": _reproduce}
     if argv and argv[0] in commands:
         return commands[argv[0]](argv[1:])
     parser = argparse.ArgumentParser(
@@ -36,6 +36,7 @@ def _dispatch(argv: list[str]) -> int:
     subparsers.add_parser("info", help="versions, back ends, devices, and what every op supports")
     subparsers.add_parser("demo", help="run, check and time the ops on real photographs")
     subparsers.add_parser("bench", help="run the benchmarks of a source checkout")
+    subparsers.add_parser("reproduce", help="run a published comparison again: sga")
     parser.parse_args(argv)
     parser.print_help()
     return 0
@@ -65,10 +66,19 @@ def _bench(argv: list[str]) -> int:
         return _missing("bench", error)
 
 
-def _missing(command: str, error: ModuleNotFoundError) -> int:
+def _reproduce(argv: list[str]) -> int:
+    try:
+        from facekernels.cli import reproduce
+
+        return reproduce.main(argv)
+    except ModuleNotFoundError as error:
+        return _missing("reproduce", error, extra="systems")
+
+
+def _missing(command: str, error: ModuleNotFoundError, extra: str | None = None) -> int:
     print(
         f"facekernels {command} needs the Python module {error.name}, which is not installed. "
-        f"Install it with: pip install 'facekernels[{command}]'",
+        f"Install it with: pip install 'facekernels[{extra or command}]'",
         file=sys.stderr,
     )
     return 2

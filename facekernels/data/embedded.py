@@ -1,4 +1,4 @@
-"""Real faces and photographs that lie inside the scikit-image wheel.
+"""Real images that lie inside the scikit-image and scikit-learn wheels.
 
 The files are read straight from the installed package, not through `skimage.data`, whose loaders
 download what they do not find: nothing here can reach the network.
@@ -60,6 +60,36 @@ def lfw_crops() -> FaceCrops:
     images = torch.from_numpy(array.astype(np.float32)).unsqueeze(1)
     labels = (torch.arange(len(images)) < 100).long()
     return FaceCrops(images, labels)
+
+
+class Digits(NamedTuple):
+    """Handwritten digits."""
+
+    images: Tensor
+    """``[1797, 1, 8, 8]`` uint8, 16 grey levels stretched to 0 .. 255."""
+    labels: Tensor
+    """``[1797]`` int64, 0 to 9."""
+
+
+def digits() -> Digits:
+    """1797 handwritten digits of 8 x 8 pixels, from 43 writers.
+
+    Raises:
+        ModuleNotFoundError: scikit-learn is not installed.
+
+    Source: scikit-learn's `load_digits`, the test part of the UCI set "Optical Recognition of
+    Handwritten Digits" (Alpaydin and Kaynak, 1998).
+    """
+    if find_spec("sklearn") is None:
+        raise ModuleNotFoundError(
+            "the digits are those of scikit-learn: pip install 'facekernels[systems]'",
+            name="sklearn",
+        )
+    from sklearn.datasets import load_digits
+
+    bunch = load_digits()
+    images = torch.from_numpy(np.rint(bunch.images * (255 / 16)).astype(np.uint8)).unsqueeze(1)
+    return Digits(images, torch.from_numpy(bunch.target.astype(np.int64)))
 
 
 def photograph(name: str) -> Tensor:

@@ -1,0 +1,1 @@
+"""Published systems built on the ops."""
