@@ -111,6 +111,36 @@ def mlca_forward(
     argmax: Tensor,
     /,
 ) -> None: ...
+def sga_aggregate(
+    grads: Tensor,
+    delta: Tensor,
+    weights: Tensor | None,
+    step: float,
+    epsilon: float,
+    out: Tensor,
+    /,
+) -> None: ...
+def sga_inner_step(
+    grad: Tensor,
+    images: Tensor,
+    delta: Tensor,
+    accumulator: Tensor,
+    index: Tensor | None,
+    std: Tensor | None,
+    step: float,
+    epsilon: float,
+    /,
+) -> None: ...
+def sga_outer_step(
+    delta: Tensor,
+    accumulator: Tensor,
+    velocity: Tensor | None,
+    partial: Tensor | None,
+    step: float,
+    epsilon: float,
+    momentum: float,
+    /,
+) -> None: ...
 def soft_argmax_backward(
     heatmaps: Tensor,
     beta: float,
@@ -122,4 +152,13 @@ def soft_argmax_backward(
 ) -> None: ...
 def soft_argmax_forward(
     heatmaps: Tensor, beta: float, normalized: bool, xy: Tensor, stats: Tensor | None, /
+) -> None: ...
+def uap_apply(
+    images: Tensor,
+    delta: Tensor,
+    mean: Tensor | None,
+    std: Tensor | None,
+    index: Tensor | None,
+    out: Tensor,
+    /,
 ) -> None: ...

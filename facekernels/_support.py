@@ -29,6 +29,7 @@ class Support(NamedTuple):
 
 _ROUNDED = "none: rounded"
 _SAMPLED = "none: random integers"
+_IN_PLACE = "none: the update of an attack, in place"
 
 OPS: dict[str, Support] = {
     "mlca_gate": Support(("mlca_forward", "mlca_backward")),
@@ -37,6 +38,10 @@ OPS: dict[str, Support] = {
     "decode_simcc": Support.positions("decode_simcc"),
     "heatmap_peaks": Support.positions("heatmap_peaks"),
     "local_center_of_mass": Support(("center_of_mass_forward", "center_of_mass_backward")),
+    "sga_aggregate": Support(("sga_aggregate",), "none: a sign", "none: a sign"),
+    "sga_inner_step_": Support(("sga_inner_step",), _IN_PLACE, _IN_PLACE, func="none: in place"),
+    "sga_outer_step_": Support(("sga_outer_step",), _IN_PLACE, _IN_PLACE, func="none: in place"),
+    "uap_apply": Support(("uap_apply",)),
     "soft_argmax": Support(("soft_argmax_forward", "soft_argmax_backward")),
     "erase_regions": Support(("erase_regions",)),
     "erase_top_n": Support(("erase_top_n",)),

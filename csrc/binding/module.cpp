@@ -72,6 +72,7 @@ PYBIND11_MODULE(FK_MODULE_NAME, m, py::mod_gil_not_used()) {
   bind_heatmap(m);
   bind_peaks(m);
   bind_soft_argmax(m);
+  bind_sga(m);
   bind_erase(m);
 }
 

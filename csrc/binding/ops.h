@@ -9,6 +9,7 @@ void bind_mlca(pybind11::module_& m);
 void bind_heatmap(pybind11::module_& m);
 void bind_peaks(pybind11::module_& m);
 void bind_soft_argmax(pybind11::module_& m);
+void bind_sga(pybind11::module_& m);
 void bind_erase(pybind11::module_& m);
 
 }  // namespace facekernels

@@ -21,6 +21,7 @@ from facekernels.ops.heatmap_encoding import (
 from facekernels.ops.keypoints import Keypoints, flip_average, transform_keypoints
 from facekernels.ops.mlca import channel_gate, mlca_gate
 from facekernels.ops.peaks import Peaks, heatmap_peaks
+from facekernels.ops.sga import sga_aggregate, sga_inner_step_, sga_outer_step_, uap_apply
 from facekernels.ops.soft_argmax import local_center_of_mass, soft_argmax
 
 __all__ = [
@@ -46,6 +47,10 @@ __all__ = [
     "local_center_of_mass",
     "mlca_gate",
     "sample_rects",
+    "sga_aggregate",
+    "sga_inner_step_",
+    "sga_outer_step_",
     "soft_argmax",
     "transform_keypoints",
+    "uap_apply",
 ]

@@ -107,6 +107,39 @@ def _top_n(model: FaceScorer, detection: Detection) -> Call:
     return Call((maps, maps[:, :1]), {"n": 410})
 
 
+def _batch(model: FaceScorer, detection: Detection) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The levels' maps as images, how they differ from their mean as gradients, and two states.
+
+    Gradients are multiples of 1/256: their sums are exact, so that no sign depends on rounding.
+    """
+    images = level_maps(detection).clamp(0, 1)
+    grad = ((images - images.mean(0)) * 256).round() / 256
+    return images, grad, (grad[0] / 32).contiguous(), grad.sum(0)
+
+
+_STEP = {"step": 1 / 255, "epsilon": 10 / 255}
+
+
+def _perturbed(model: FaceScorer, detection: Detection) -> Call:
+    images, _, delta, _ = _batch(model, detection)
+    return Call((images, delta), {})
+
+
+def _inner_step(model: FaceScorer, detection: Detection) -> Call:
+    images, grad, delta, accumulator = _batch(model, detection)
+    return Call((grad, images, delta, accumulator), _STEP)
+
+
+def _outer_step(model: FaceScorer, detection: Detection) -> Call:
+    _, grad, delta, accumulator = _batch(model, detection)
+    return Call((delta, accumulator, grad[1].contiguous()), {**_STEP, "momentum": 0.9})
+
+
+def _aggregated(model: FaceScorer, detection: Detection) -> Call:
+    _, grad, delta, _ = _batch(model, detection)
+    return Call((grad, delta), _STEP)
+
+
 def level_maps(detection: Detection) -> Tensor:
     """``[levels, 1 + G, 64, 64]``: each level's heatmap and its branches' votes, as one batch."""
     levels = [torch.cat([v.heatmap[None], v.votes.sigmoid()])[None] for v in detection.levels]
@@ -123,6 +156,10 @@ CHECKS: tuple[Check, ...] = (
     Check("heatmap_peaks", _peaks, 0.0, eager=eager.max_pool_peaks),
     Check("erase_regions", _regions, 0.0, eager=eager.erase_rounds),
     Check("erase_top_n", _top_n, 0.0, eager=eager.erase_topk),
+    Check("uap_apply", _perturbed, 1e-6),
+    Check("sga_inner_step_", _inner_step, 1e-5),
+    Check("sga_outer_step_", _outer_step, 1e-5),
+    Check("sga_aggregate", _aggregated, 1e-6),
     Check("soft_argmax", _maps, 1e-3),
     Check("soft_argmax", _maps, 1e-3, backward=True),
     Check("local_center_of_mass", _maps, 1e-4),
@@ -149,6 +186,8 @@ def _runner(
 ) -> Callable[[], Any]:
     """The op on leaf copies of its arguments; with gradients if the check asks for them."""
     op = check.eager if peer and check.eager is not None else getattr(ops, check.op)
+    if check.op.endswith("_"):
+        op = _on_copies(op)
     args = [_argument(a, dtype, check.backward) for a in call.args]
     if not check.backward:
         return lambda: op(*args, **call.options)
@@ -163,6 +202,17 @@ def _runner(
         return (out.detach(), *torch.autograd.grad(out, leaves, cotangent))
 
     return forward_and_backward
+
+
+def _on_copies(op: Callable[..., None]) -> Callable[..., tuple[Tensor, ...]]:
+    """An in-place op as a function: it works on copies of its arguments and returns them."""
+
+    def function(*args: Tensor, **options: Any) -> tuple[Tensor, ...]:
+        copies = tuple(a.clone() for a in args)
+        op(*copies, **options)
+        return copies
+
+    return function
 
 
 def _argument(a: Any, dtype: torch.dtype | None, backward: bool) -> Any:
