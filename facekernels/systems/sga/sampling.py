@@ -57,7 +57,7 @@ class LegacyDraw:
 
     def state_dict(self) -> dict[str, Any]:
         name, keys, *rest = self._generator.get_state(legacy=True)
-        return {"state": [name, keys.tolist(), *rest]}
+        return {"state": [name, np.asarray(keys).tolist(), *rest]}
 
     def load_state_dict(self, state: dict[str, Any], /) -> None:
         name, keys, *rest = state["state"]
