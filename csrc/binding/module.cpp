@@ -73,6 +73,7 @@ PYBIND11_MODULE(FK_MODULE_NAME, m, py::mod_gil_not_used()) {
   bind_peaks(m);
   bind_soft_argmax(m);
   bind_sga(m);
+  bind_gradient_attention(m);
   bind_erase(m);
 }
 

@@ -10,6 +10,7 @@ void bind_heatmap(pybind11::module_& m);
 void bind_peaks(pybind11::module_& m);
 void bind_soft_argmax(pybind11::module_& m);
 void bind_sga(pybind11::module_& m);
+void bind_gradient_attention(pybind11::module_& m);
 void bind_erase(pybind11::module_& m);
 
 }  // namespace facekernels

@@ -81,6 +81,12 @@ inline Vec<Accumulate<T>> load(const T* p) {
 // The first `count` < kLanes elements at p; the other lanes hold `rest`.
 template <class T>
 inline Vec<Accumulate<T>> load_partial(const T* p, int64_t count, Accumulate<T> rest) {
+#if defined(__AVX512F__)
+  if constexpr (std::is_same_v<T, float>) {
+    const auto lanes = static_cast<__mmask16>((1u << count) - 1);
+    return std::bit_cast<Vec<T>>(_mm512_mask_loadu_ps(_mm512_set1_ps(rest), lanes, p));
+  }
+#endif
   T padded[kLanes<Accumulate<T>>];
   for (T& value : padded) value = narrow<T>(rest);
   std::memcpy(padded, p, count * sizeof(T));

@@ -3,6 +3,7 @@
 
 #include "core/parallel.h"
 #include "core/simd.h"
+#include "core/simd_run.h"
 #include "sga/sga.h"
 #include "sga/sga_dispatch.h"
 #include "sga/sga_math.h"
@@ -17,34 +18,7 @@ constexpr int64_t kBlock = 2048;
 // Samples added per visit of a block's sums; they are added one after the other all the same.
 constexpr int kRows = 4;
 
-// ---- vectors, of which the last of a run may be partial
-
-template <class A, class F>
-void for_each_vector(int64_t count, F f) {
-  int64_t j = 0;
-  for (; j + kLanes<A> <= count; j += kLanes<A>) f(j, std::true_type{}, kLanes<A>);
-  if (j < count) f(j, std::false_type{}, count - j);
-}
-
-template <class T, bool kFull>
-inline Vec<Accumulate<T>> load_lanes(const T* p, std::bool_constant<kFull>, int64_t count) {
-  if constexpr (kFull) {
-    return load(p);
-  } else {
-    return load_partial(p, count, Accumulate<T>(0));
-  }
-}
-
-template <class T, bool kFull>
-inline void store_lanes(T* p, Vec<Accumulate<T>> v, std::bool_constant<kFull>, int64_t count) {
-  if constexpr (kFull) {
-    store(p, v);
-  } else {
-    T values[kLanes<Accumulate<T>>];
-    store(values, v);
-    std::copy_n(values, count, p);
-  }
-}
+// ---- pixels
 
 // GCC turns a conversion of a whole byte vector into shuffles; the instruction exists.
 template <class A>

@@ -1,0 +1,225 @@
+#include <algorithm>
+#include <cmath>
+#include <type_traits>
+
+#include "core/parallel.h"
+#include "core/simd.h"
+#include "core/simd_run.h"
+#include "gradient_attention/gradient_attention.h"
+#include "gradient_attention/gradient_attention_math.h"
+
+namespace facekernels::gradient_attention::FK_CPU_VARIANT {
+namespace {
+
+using namespace facekernels::FK_CPU_VARIANT;
+
+// Positions whose map stays in the first cache while the channels pass.
+constexpr int64_t kBlock = 1024;
+// Channels added per visit of a block.
+constexpr int kRows = 4;
+
+template <class A>
+Vec<A> magnitude_of(Vec<A> v) {
+  return v < Vec<A>{} ? -v : v;
+}
+
+// f(b, first, count) for every block of positions.
+template <class F>
+void for_each_block(const Shape& shape, F f) {
+  const int64_t blocks = (shape.positions + kBlock - 1) / kBlock;
+  parallel_for(shape.batch * blocks, shape.channels * std::min(shape.positions, kBlock),
+               [&](int64_t begin, int64_t end) {
+                 for (int64_t item = begin; item < end; ++item) {
+                   const int64_t first = item % blocks * kBlock;
+                   f(item / blocks, first, std::min(kBlock, shape.positions - first));
+                 }
+               });
+}
+
+// f(c, rows) for groups of kRows channels and for the single ones left.
+template <class F>
+void for_each_group(int64_t channels, F f) {
+  int64_t c = 0;
+  for (; c + kRows <= channels; c += kRows) f(c, std::integral_constant<int, kRows>{});
+  for (; c < channels; ++c) f(c, std::integral_constant<int, 1>{});
+}
+
+// ---- forward
+
+template <Reduce kReduce, class A>
+Vec<A> combine(Vec<A> best, Vec<A> g) {
+  if constexpr (kReduce == Reduce::kAbsMax) {
+    const Vec<A> v = magnitude_of<A>(g);
+    return (v > best) | (v != v) ? v : best;
+  } else if constexpr (kReduce == Reduce::kAbsSum) {
+    return best + magnitude_of<A>(g);
+  } else {
+    return best + g * g;
+  }
+}
+
+template <class T, Reduce kReduce>
+void forward_of(const ForwardArgs& args) {
+  using A = Accumulate<T>;
+  const Shape& shape = args.shape;
+  for_each_block(shape, [&](int64_t b, int64_t first, int64_t count) {
+    alignas(64) A block[kBlock];
+    std::fill_n(block, kBlock, A(0));
+    const T* const grad = static_cast<const T*>(args.grad) + b * shape.grad_stride + first;
+    for_each_group(shape.channels, [&]<int kCount>(int64_t c, std::integral_constant<int, kCount>) {
+      const T* const rows = grad + c * shape.positions;
+      for_each_vector<A>(count, [&](int64_t j, auto full, int64_t lanes) {
+        Vec<A> v = load(block + j);
+        for (int r = 0; r < kCount; ++r) {
+          v = combine<kReduce, A>(v, load_lanes(rows + r * shape.positions + j, full, lanes));
+        }
+        store(block + j, v);
+      });
+    });
+    if constexpr (kReduce == Reduce::kL2) {
+      for (int64_t j = 0; j < count; ++j) block[j] = std::sqrt(block[j]);
+    }
+    std::copy_n(block, count, static_cast<A*>(args.map) + b * shape.positions + first);
+  });
+}
+
+template <class T, class A = Accumulate<T>>
+A sum_of_row(const T* row, int64_t count) {
+  Vec<A> sum{};
+  for_each_vector<A>(
+      count, [&](int64_t j, auto full, int64_t lanes) { sum += load_lanes(row + j, full, lanes); });
+  return reduce(sum, add);
+}
+
+template <class T>
+void gradcam(const ForwardArgs& args) {
+  using A = Accumulate<T>;
+  const Shape& shape = args.shape;
+  const int64_t positions = shape.positions;
+  A* const all_weights = static_cast<A*>(args.weights);
+  parallel_for(shape.batch * shape.channels, positions, [&](int64_t begin, int64_t end) {
+    for (int64_t row = begin; row < end; ++row) {
+      const T* const grad = static_cast<const T*>(args.grad) +
+                            row / shape.channels * shape.grad_stride +
+                            row % shape.channels * positions;
+      all_weights[row] = sum_of_row(grad, positions) / static_cast<A>(positions);
+    }
+  });
+  for_each_block(shape, [&](int64_t b, int64_t first, int64_t count) {
+    alignas(64) A block[kBlock];
+    std::fill_n(block, kBlock, A(0));
+    const T* const features =
+        static_cast<const T*>(args.features) + b * shape.feature_stride + first;
+    const A* const weights = all_weights + b * shape.channels;
+    for_each_group(shape.channels, [&]<int kCount>(int64_t c, std::integral_constant<int, kCount>) {
+      const T* const rows = features + c * positions;
+      for_each_vector<A>(count, [&](int64_t j, auto full, int64_t lanes) {
+        Vec<A> v = load(block + j);
+        for (int r = 0; r < kCount; ++r) {
+          v += weights[c + r] * load_lanes(rows + r * positions + j, full, lanes);
+        }
+        store(block + j, v);
+      });
+    });
+    A* const map = static_cast<A*>(args.map) + b * positions + first;
+    for (int64_t j = 0; j < count; ++j) map[j] = relu(block[j]);
+  });
+}
+
+// ---- backward
+
+template <class T, Reduce kReduce>
+void backward_of(const BackwardArgs& args) {
+  using A = Accumulate<T>;
+  const Shape& shape = args.shape;
+  for_each_block(shape, [&](int64_t b, int64_t first, int64_t count) {
+    const T* const grad = static_cast<const T*>(args.grad) + b * shape.grad_stride + first;
+    T* const d_grad = static_cast<T*>(args.d_grad) + b * shape.size() + first;
+    const int64_t at = b * shape.positions + first;
+    const A* const map = static_cast<const A*>(args.map) + at;
+    const A* const d_map = static_cast<const A*>(args.d_map) + at;
+    int32_t chosen[kBlock];
+    if constexpr (kReduce == Reduce::kAbsMax) {
+      A best[kBlock];
+      std::fill_n(best, count, A(-1));
+      for (int64_t c = 0; c < shape.channels; ++c) {
+        const T* const row = grad + c * shape.positions;
+        for (int64_t j = 0; j < count; ++j) {
+          const A v = magnitude(static_cast<A>(row[j]));
+          const bool better = replaces(v, best[j]);
+          best[j] = better ? v : best[j];
+          chosen[j] = better ? static_cast<int32_t>(c) : chosen[j];
+        }
+      }
+    }
+    for (int64_t c = 0; c < shape.channels; ++c) {
+      const T* const row = grad + c * shape.positions;
+      T* const d_row = d_grad + c * shape.positions;
+      for (int64_t j = 0; j < count; ++j) {
+        const A g = row[j];
+        A d;
+        if constexpr (kReduce == Reduce::kAbsMax) {
+          d = chosen[j] == c ? d_map[j] * sign(g) : A(0);
+        } else if constexpr (kReduce == Reduce::kAbsSum) {
+          d = d_map[j] * sign(g);
+        } else {
+          d = map[j] == A(0) ? A(0) : d_map[j] * g / map[j];
+        }
+        d_row[j] = narrow<T>(d);
+      }
+    }
+  });
+}
+
+template <class T>
+void gradcam_backward(const BackwardArgs& args) {
+  using A = Accumulate<T>;
+  const Shape& shape = args.shape;
+  const int64_t positions = shape.positions;
+  parallel_for(shape.batch * shape.channels, 3 * positions, [&](int64_t begin, int64_t end) {
+    for (int64_t row = begin; row < end; ++row) {
+      const int64_t b = row / shape.channels, c = row % shape.channels;
+      const T* const features =
+          static_cast<const T*>(args.features) + b * shape.feature_stride + c * positions;
+      const A* const map = static_cast<const A*>(args.map) + b * positions;
+      const A* const d_map = static_cast<const A*>(args.d_map) + b * positions;
+      const A weight = static_cast<const A*>(args.weights)[row];
+      T* const d_features = static_cast<T*>(args.d_features) + row * positions;
+      Vec<A> dot{};
+      for_each_vector<A>(positions, [&](int64_t j, auto full, int64_t lanes) {
+        const Vec<A> m = load_lanes(map + j, full, lanes);
+        const Vec<A> s = m > Vec<A>{} ? load_lanes(d_map + j, full, lanes) : Vec<A>{};
+        dot += load_lanes(features + j, full, lanes) * s;
+        store_lanes(d_features + j, weight * s, full, lanes);
+      });
+      std::fill_n(static_cast<T*>(args.d_grad) + row * positions, positions,
+                  narrow<T>(reduce(dot, add) / static_cast<A>(positions)));
+    }
+  });
+}
+
+}  // namespace
+
+void forward_cpu(const ForwardArgs& args) {
+  dispatch_floating<Half, BFloat16>(args.dtype, [&]<class T>() {
+    switch (args.reduce) {
+      case Reduce::kAbsMax: return forward_of<T, Reduce::kAbsMax>(args);
+      case Reduce::kAbsSum: return forward_of<T, Reduce::kAbsSum>(args);
+      case Reduce::kL2: return forward_of<T, Reduce::kL2>(args);
+      case Reduce::kGradCam: return gradcam<T>(args);
+    }
+  });
+}
+
+void backward_cpu(const BackwardArgs& args) {
+  dispatch_floating<Half, BFloat16>(args.dtype, [&]<class T>() {
+    switch (args.reduce) {
+      case Reduce::kAbsMax: return backward_of<T, Reduce::kAbsMax>(args);
+      case Reduce::kAbsSum: return backward_of<T, Reduce::kAbsSum>(args);
+      case Reduce::kL2: return backward_of<T, Reduce::kL2>(args);
+      case Reduce::kGradCam: return gradcam_backward<T>(args);
+    }
+  });
+}
+
+}  // namespace facekernels::gradient_attention::FK_CPU_VARIANT

@@ -1,0 +1,218 @@
+// A thread per position walks the channels, so loads are coalesced along the map. Grad-CAM takes a
+// warp per channel for the weights and then 32 positions x kGroups groups of channels per block for
+// the map. See gradient_attention.h.
+#include "core/cuda_dtype.cuh"
+#include "core/device.cuh"
+#include "gradient_attention/gradient_attention.h"
+#include "gradient_attention/gradient_attention_math.h"
+
+namespace facekernels::gradient_attention {
+namespace {
+
+constexpr int kThreads = 256;
+constexpr int kWarps = kThreads / 32;
+constexpr int kGroups = kWarps;
+
+template <class T, Reduce kReduce>
+__global__ void __launch_bounds__(kThreads) forward(const ForwardArgs args) {
+  using A = Accumulate<T>;
+  const Shape& shape = args.shape;
+  const int64_t item = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
+  if (item >= shape.batch * shape.positions) return;
+  const int64_t b = item / shape.positions, p = item - b * shape.positions;
+  const T* const grad = static_cast<const T*>(args.grad) + b * shape.grad_stride + p;
+  A result = A(0);
+#pragma unroll 4
+  for (int64_t c = 0; c < shape.channels; ++c) {
+    const A g = widen(grad[c * shape.positions]);
+    if constexpr (kReduce == Reduce::kAbsMax) {
+      const A v = magnitude(g);
+      result = replaces(v, result) ? v : result;
+    } else if constexpr (kReduce == Reduce::kAbsSum) {
+      result += magnitude(g);
+    } else {
+      result += g * g;
+    }
+  }
+  static_cast<A*>(args.map)[item] = kReduce == Reduce::kL2 ? sqrt(result) : result;
+}
+
+template <class A>
+__device__ __forceinline__ A sum_of_warp(A sum) {
+  FK_UNROLL
+  for (int offset = 16; offset > 0; offset /= 2) {
+    sum += __shfl_xor_sync(0xffffffffu, sum, offset);
+  }
+  return sum;
+}
+
+// A warp per row [P] of one channel.
+template <class T>
+__global__ void __launch_bounds__(kThreads) channel_weights(const ForwardArgs args) {
+  using A = Accumulate<T>;
+  const Shape& shape = args.shape;
+  const int lane = threadIdx.x % 32;
+  const int64_t wanted = static_cast<int64_t>(blockIdx.x) * kWarps + threadIdx.x / 32;
+  const int64_t count = shape.batch * shape.channels;
+  // Warps without a row of their own repeat the last one and write nothing.
+  const int64_t row = wanted < count ? wanted : count - 1;
+  const T* const grad = static_cast<const T*>(args.grad) +
+                        row / shape.channels * shape.grad_stride +
+                        row % shape.channels * shape.positions;
+  A sum = A(0);
+#pragma unroll 4
+  for (int64_t p = lane; p < shape.positions; p += 32) sum += widen(grad[p]);
+  sum = sum_of_warp(sum);
+  if (lane == 0 && wanted < count) {
+    static_cast<A*>(args.weights)[row] = sum / static_cast<A>(shape.positions);
+  }
+}
+
+template <class T>
+__global__ void __launch_bounds__(kThreads)
+    gradcam(const ForwardArgs args, const int64_t tiles_per_image) {
+  using A = Accumulate<T>;
+  FK_SHARED(A, parts, [kGroups][32]);
+  const Shape& shape = args.shape;
+  const int lane = threadIdx.x % 32, group = threadIdx.x / 32;
+  const int64_t b = blockIdx.x / tiles_per_image;
+  const int64_t p = blockIdx.x % tiles_per_image * 32 + lane;
+  const bool inside = p < shape.positions;
+  const T* const features =
+      static_cast<const T*>(args.features) + b * shape.feature_stride + (inside ? p : 0);
+  const A* const weights = static_cast<const A*>(args.weights) + b * shape.channels;
+  A sum = A(0);
+#pragma unroll 4
+  for (int64_t c = group; c < shape.channels; c += kGroups) {
+    sum += weights[c] * widen(features[c * shape.positions]);
+  }
+  parts[group][lane] = sum;
+  __syncthreads();
+  if (group == 0) {
+    A total = A(0);
+    FK_UNROLL
+    for (int i = 0; i < kGroups; ++i) total += parts[i][lane];
+    if (inside) static_cast<A*>(args.map)[b * shape.positions + p] = relu(total);
+  }
+}
+
+template <class T, Reduce kReduce>
+__global__ void __launch_bounds__(kThreads) backward(const BackwardArgs args) {
+  using A = Accumulate<T>;
+  const Shape& shape = args.shape;
+  const int64_t item = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
+  if (item >= shape.batch * shape.positions) return;
+  const int64_t b = item / shape.positions, p = item - b * shape.positions;
+  const T* const grad = static_cast<const T*>(args.grad) + b * shape.grad_stride + p;
+  T* const d_grad = static_cast<T*>(args.d_grad) + b * shape.size() + p;
+  const A d = static_cast<const A*>(args.d_map)[item];
+  int64_t chosen = 0;
+  if constexpr (kReduce == Reduce::kAbsMax) {
+    A best = A(-1);
+#pragma unroll 4
+    for (int64_t c = 0; c < shape.channels; ++c) {
+      const A v = magnitude(widen(grad[c * shape.positions]));
+      if (replaces(v, best)) {
+        best = v;
+        chosen = c;
+      }
+    }
+  }
+  A map = A(0);
+  if constexpr (kReduce == Reduce::kL2) map = static_cast<const A*>(args.map)[item];
+#pragma unroll 4
+  for (int64_t c = 0; c < shape.channels; ++c) {
+    const A g = widen(grad[c * shape.positions]);
+    A value;
+    if constexpr (kReduce == Reduce::kAbsMax) {
+      value = c == chosen ? d * sign(g) : A(0);
+    } else if constexpr (kReduce == Reduce::kAbsSum) {
+      value = d * sign(g);
+    } else {
+      value = map == A(0) ? A(0) : d * g / map;
+    }
+    d_grad[c * shape.positions] = narrow_to<T>(value);
+  }
+}
+
+// A warp per row: the dot product with the features is the same for the whole row of d_grad.
+template <class T>
+__global__ void __launch_bounds__(kThreads) gradcam_backward(const BackwardArgs args) {
+  using A = Accumulate<T>;
+  const Shape& shape = args.shape;
+  const int lane = threadIdx.x % 32;
+  const int64_t wanted = static_cast<int64_t>(blockIdx.x) * kWarps + threadIdx.x / 32;
+  const int64_t count = shape.batch * shape.channels;
+  const bool mine = wanted < count;
+  const int64_t row = mine ? wanted : count - 1;
+  const int64_t b = row / shape.channels;
+  const T* const features = static_cast<const T*>(args.features) + b * shape.feature_stride +
+                            row % shape.channels * shape.positions;
+  const A* const map = static_cast<const A*>(args.map) + b * shape.positions;
+  const A* const d_map = static_cast<const A*>(args.d_map) + b * shape.positions;
+  const A weight = static_cast<const A*>(args.weights)[row];
+  T* const d_features = static_cast<T*>(args.d_features) + row * shape.positions;
+  T* const d_grad = static_cast<T*>(args.d_grad) + row * shape.positions;
+  A dot = A(0);
+#pragma unroll 2
+  for (int64_t p = lane; p < shape.positions; p += 32) {
+    const A s = map[p] > A(0) ? d_map[p] : A(0);
+    dot += widen(features[p]) * s;
+    if (mine) d_features[p] = narrow_to<T>(weight * s);
+  }
+  dot = sum_of_warp(dot);
+  const T value = narrow_to<T>(dot / static_cast<A>(shape.positions));
+  if (mine) {
+    for (int64_t p = lane; p < shape.positions; p += 32) d_grad[p] = value;
+  }
+}
+
+template <class T, Reduce kReduce>
+void launch_forward(const ForwardArgs& args, Stream stream) {
+  launch("gradient_attention::forward",
+         blocks_for(args.shape.batch * args.shape.positions, kThreads), kThreads, 0, stream,
+         forward<T, kReduce>, args);
+}
+
+template <class T, Reduce kReduce>
+void launch_backward(const BackwardArgs& args, Stream stream) {
+  launch("gradient_attention::backward",
+         blocks_for(args.shape.batch * args.shape.positions, kThreads), kThreads, 0, stream,
+         backward<T, kReduce>, args);
+}
+
+}  // namespace
+
+void forward_cuda(const ForwardArgs& args, Stream stream) {
+  const Shape& shape = args.shape;
+  dispatch_floating<__half, __nv_bfloat16>(args.dtype, [&]<class T>() {
+    switch (args.reduce) {
+      case Reduce::kAbsMax: return launch_forward<T, Reduce::kAbsMax>(args, stream);
+      case Reduce::kAbsSum: return launch_forward<T, Reduce::kAbsSum>(args, stream);
+      case Reduce::kL2: return launch_forward<T, Reduce::kL2>(args, stream);
+      case Reduce::kGradCam: break;
+    }
+    launch("gradient_attention::channel_weights",
+           blocks_for(shape.batch * shape.channels * 32, kThreads), kThreads, 0, stream,
+           channel_weights<T>, args);
+    const int64_t tiles = (shape.positions + 31) / 32;
+    launch("gradient_attention::gradcam", blocks_for(shape.batch * tiles, 1), kThreads, 0, stream,
+           gradcam<T>, args, tiles);
+  });
+}
+
+void backward_cuda(const BackwardArgs& args, Stream stream) {
+  dispatch_floating<__half, __nv_bfloat16>(args.dtype, [&]<class T>() {
+    switch (args.reduce) {
+      case Reduce::kAbsMax: return launch_backward<T, Reduce::kAbsMax>(args, stream);
+      case Reduce::kAbsSum: return launch_backward<T, Reduce::kAbsSum>(args, stream);
+      case Reduce::kL2: return launch_backward<T, Reduce::kL2>(args, stream);
+      case Reduce::kGradCam: break;
+    }
+    launch("gradient_attention::gradcam_backward",
+           blocks_for(args.shape.batch * args.shape.channels * 32, kThreads), kThreads, 0, stream,
+           gradcam_backward<T>, args);
+  });
+}
+
+}  // namespace facekernels::gradient_attention
