@@ -82,6 +82,20 @@ def erase_top_n(
     mask: Tensor,
     /,
 ) -> None: ...
+def gradient_attention_backward(
+    grad: Tensor,
+    features: Tensor | None,
+    reduce: int,
+    map: Tensor,
+    weights: Tensor | None,
+    d_map: Tensor,
+    d_grad: Tensor,
+    d_features: Tensor | None,
+    /,
+) -> None: ...
+def gradient_attention_forward(
+    grad: Tensor, features: Tensor | None, reduce: int, map: Tensor, weights: Tensor | None, /
+) -> None: ...
 def heatmap_peaks(
     heatmaps: Tensor,
     kernel: int,

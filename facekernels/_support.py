@@ -43,6 +43,9 @@ OPS: dict[str, Support] = {
     "sga_outer_step_": Support(("sga_outer_step",), _IN_PLACE, _IN_PLACE, func="none: in place"),
     "uap_apply": Support(("uap_apply",)),
     "soft_argmax": Support(("soft_argmax_forward", "soft_argmax_backward")),
+    "gradient_attention_map": Support(
+        ("gradient_attention_forward", "gradient_attention_backward")
+    ),
     "erase_regions": Support(("erase_regions",)),
     "erase_top_n": Support(("erase_top_n",)),
     "sample_rects": Support((), _SAMPLED, _SAMPLED),

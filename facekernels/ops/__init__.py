@@ -7,6 +7,7 @@ from facekernels.ops.erase import (
     erase_top_n,
     sample_rects,
 )
+from facekernels.ops.gradient_attention import gradient_attention_map
 from facekernels.ops.heatmap import decode_heatmaps, decode_simcc
 from facekernels.ops.heatmap_encoding import (
     Encoded,
@@ -43,6 +44,7 @@ __all__ = [
     "erase_regions",
     "erase_top_n",
     "flip_average",
+    "gradient_attention_map",
     "heatmap_peaks",
     "local_center_of_mass",
     "mlca_gate",

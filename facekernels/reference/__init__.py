@@ -1,6 +1,7 @@
 """Readable plain-PyTorch versions of every op, on any device and dtype."""
 
 from facekernels.reference.erase import erase_regions, erase_top_n
+from facekernels.reference.gradient_attention import gradient_attention_map
 from facekernels.reference.heatmap import decode_heatmaps, decode_simcc
 from facekernels.reference.mlca import channel_gate, mlca_gate
 from facekernels.reference.peaks import heatmap_peaks
@@ -13,6 +14,7 @@ __all__ = [
     "decode_simcc",
     "erase_regions",
     "erase_top_n",
+    "gradient_attention_map",
     "heatmap_peaks",
     "local_center_of_mass",
     "mlca_gate",

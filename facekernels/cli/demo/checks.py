@@ -128,6 +128,12 @@ def _aggregated(model: FaceScorer, detection: Detection) -> Call:
     return Call((grad, delta), _STEP)
 
 
+def _gradients(model: FaceScorer, detection: Detection) -> Call:
+    """How each map differs from the mean of the levels, as a gradient; the maps as features."""
+    maps = level_maps(detection)
+    return Call((maps - maps.mean(0), maps), {"reduce": "gradcam", "size": (128, 128)})
+
+
 def _regions(model: FaceScorer, detection: Detection) -> Call:
     """The levels' maps as images, their heatmap as the attention."""
     maps = level_maps(detection)
@@ -158,6 +164,8 @@ CHECKS: tuple[Check, ...] = (
     Check("sga_inner_step_", _inner_step, 1e-5),
     Check("sga_outer_step_", _outer_step, 1e-5),
     Check("sga_aggregate", _aggregated, 1e-6),
+    Check("gradient_attention_map", _gradients, 1e-5),
+    Check("gradient_attention_map", _gradients, 1e-4, backward=True),
     Check("erase_regions", _regions, 0.0, eager=eager.erase_rounds),
     Check("erase_top_n", _top_n, 0.0, eager=eager.erase_topk),
     Check("soft_argmax", _maps, 1e-3),
