@@ -195,6 +195,7 @@ CASES = [
     Case("sga_inner_step_", "10x3x224x224", "update", partial(_setup_inner, 10, 224)),
     Case("sga_inner_step_", "64x3x112x112", "update", partial(_setup_inner, 64, 112)),
     Case("sga_outer_step_", "3x224x224", "momentum", partial(_setup_outer, 224), True),
+    Case("sga_aggregate", "16x3x32x32", "forward", partial(_setup_aggregate, 16, 32), True),
     Case("sga_aggregate", "100x3x224x224", "forward", partial(_setup_aggregate, 100, 224)),
 ]
 
