@@ -51,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     arguments.output.mkdir(parents=True, exist_ok=True)  # before the work, not after it
     start = time.perf_counter()
-    console = Console(highlight=False)
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else 100)
     with Progress(console=console, transient=True) as bar:
         task = bar.add_task("", total=steps(settings))
         result = run(settings, lambda text: bar.update(task, advance=1, description=text))
@@ -87,10 +87,10 @@ def _table(result: object, dataset: str) -> object:
     table = Table(box=SIMPLE_HEAD, title_justify="left", caption_justify="left",
                   title=f"{dataset}, epsilon {255 * EPSILON[dataset]:.0f}/255",
                   caption=f"held-out accuracy: {accuracy}")  # fmt: skip
-    table.add_column("method")
+    table.add_column("method", no_wrap=True)
     for kind in KINDS:
-        table.add_column(f"{kind}, % fooled", justify="right")
-    table.add_column("image gradients", justify="right")
+        table.add_column(f"{kind}, % fooled", justify="right", no_wrap=True)
+    table.add_column("gradients", justify="right", no_wrap=True)
     for method, label in METHODS.items():
         spent = [r.gradients for r in result.rows if (r.dataset, r.method) == (dataset, method)]
         cells = [percent(result.interval(dataset, method, kind)) for kind in KINDS]

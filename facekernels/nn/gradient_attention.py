@@ -104,7 +104,7 @@ def gradient_attention(
 def _find(model: torch.nn.Module, layer: str | torch.nn.Module | None) -> torch.nn.Module | None:
     if layer is None:
         return None
-    modules = dict(model.named_modules())
+    modules: dict[str, torch.nn.Module] = dict(model.named_modules())
     if isinstance(layer, torch.nn.Module):
         if not any(layer is m for m in modules.values()):
             raise ValueError(
@@ -159,8 +159,8 @@ def _values(target: Target, output: Any, labels: Tensor | None, batch: int) -> T
             raise ValueError(f"target must return [B] = ({batch},) values, got {got}")
         return values
     if not isinstance(output, Tensor) or output.ndim != 2:
-        got = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
-        raise ValueError(f"target {target!r} needs logits [B, classes] from the model, got {got}")
+        what = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
+        raise ValueError(f"target {target!r} needs logits [B, classes] from the model, got {what}")
     if labels is None:
         labels = output.detach().argmax(1)
     if labels.shape != (batch,) or labels.dtype is not torch.int64:
