@@ -60,7 +60,7 @@ def test_foreign_files_are_refused(tmp_path: Path) -> None:
     from safetensors.torch import save_file
 
     path = tmp_path / "x.safetensors"
-    with pytest.raises(FileNotFoundError, match="x.safetensors"):
+    with pytest.raises(FileNotFoundError, match=r"x.safetensors"):
         UniversalPerturbation.load(path)
     path.write_bytes(b"not a safetensors file")
     with pytest.raises(ValueError, match="not a safetensors file"):
