@@ -106,9 +106,10 @@ def test_gradient_attacks_pass_random_signs_and_count_their_cost(method: str) ->
     epsilon = 0.1
     fit = fit_eager(model, images, method=method, epochs=10, large_batch=25, epsilon=epsilon)
     assert float(fit.delta.abs().max()) <= epsilon + 1e-7
-    noise = [epsilon * torch.randn(1, 4, 4).sign() for _ in range(20)]
-    best = max(fooling_ratio(model, images, n) for n in noise)
-    assert fooling_ratio(model, images, fit.delta) > best
+    generator = torch.Generator().manual_seed(1)
+    noise = epsilon * torch.randn(20, 1, 4, 4, generator=generator).sign()
+    mean = sum(fooling_ratio(model, images, n) for n in noise) / len(noise)
+    assert fooling_ratio(model, images, fit.delta) > 1.5 * mean
     # Large batches of 25, 25 and 10: 10 + 10 + 4 inner steps of 10 images.
     expected = {"sga": (10 * 240, 10 * 27), "spgd": (10 * 60, 10 * 3)}
     assert (fit.gradients, fit.updates) == expected[method]
