@@ -15,8 +15,8 @@ using namespace facekernels::FK_CPU_VARIANT;
 
 // Positions whose map stays in the first cache while the channels pass.
 constexpr int64_t kBlock = 1024;
-// Channels added per visit of a block.
-constexpr int kRows = 4;
+// Channels per visit of a block: as many streams as the prefetchers follow.
+constexpr int64_t kRows = 8;
 
 template <class A>
 Vec<A> magnitude_of(Vec<A> v) {
@@ -36,12 +36,22 @@ void for_each_block(const Shape& shape, F f) {
                });
 }
 
-// f(c, rows) for groups of kRows channels and for the single ones left.
-template <class F>
-void for_each_group(int64_t channels, F f) {
-  int64_t c = 0;
-  for (; c + kRows <= channels; c += kRows) f(c, std::integral_constant<int, kRows>{});
-  for (; c < channels; ++c) f(c, std::integral_constant<int, 1>{});
+// map[j] = finish(step(...step(0, channel 0)..., channel C - 1)) for a block of positions, where
+// step(v, c, values) adds a channel and `finish` follows the last one.
+template <class A, class T, class Step, class Finish>
+void fold_channels(const T* rows, const Shape& shape, int64_t count, A* map, Step step,
+                   Finish finish) {
+  for (int64_t c = 0; c < shape.channels; c += kRows) {
+    const int64_t end = std::min(c + kRows, shape.channels);
+    const bool first = c == 0, last = end == shape.channels;
+    for_each_vector<A>(count, [&](int64_t j, auto full, int64_t lanes) {
+      Vec<A> v = first ? Vec<A>{} : load_lanes(map + j, full, lanes);
+      for (int64_t r = c; r < end; ++r) {
+        v = step(v, r, load_lanes(rows + r * shape.positions + j, full, lanes));
+      }
+      store_lanes(map + j, last ? finish(v) : v, full, lanes);
+    });
+  }
 }
 
 // ---- forward
@@ -63,23 +73,16 @@ void forward_of(const ForwardArgs& args) {
   using A = Accumulate<T>;
   const Shape& shape = args.shape;
   for_each_block(shape, [&](int64_t b, int64_t first, int64_t count) {
-    alignas(64) A block[kBlock];
-    std::fill_n(block, kBlock, A(0));
-    const T* const grad = static_cast<const T*>(args.grad) + b * shape.grad_stride + first;
-    for_each_group(shape.channels, [&]<int kCount>(int64_t c, std::integral_constant<int, kCount>) {
-      const T* const rows = grad + c * shape.positions;
-      for_each_vector<A>(count, [&](int64_t j, auto full, int64_t lanes) {
-        Vec<A> v = load(block + j);
-        for (int r = 0; r < kCount; ++r) {
-          v = combine<kReduce, A>(v, load_lanes(rows + r * shape.positions + j, full, lanes));
-        }
-        store(block + j, v);
-      });
-    });
-    if constexpr (kReduce == Reduce::kL2) {
-      for (int64_t j = 0; j < count; ++j) block[j] = std::sqrt(block[j]);
-    }
-    std::copy_n(block, count, static_cast<A*>(args.map) + b * shape.positions + first);
+    fold_channels<A>(
+        static_cast<const T*>(args.grad) + b * shape.grad_stride + first, shape, count,
+        static_cast<A*>(args.map) + b * shape.positions + first,
+        [](Vec<A> v, int64_t, Vec<A> g) { return combine<kReduce, A>(v, g); },
+        [](Vec<A> v) {
+          if constexpr (kReduce == Reduce::kL2) {
+            for (int i = 0; i < kLanes<A>; ++i) v[i] = std::sqrt(v[i]);
+          }
+          return v;
+        });
   });
 }
 
@@ -106,23 +109,12 @@ void gradcam(const ForwardArgs& args) {
     }
   });
   for_each_block(shape, [&](int64_t b, int64_t first, int64_t count) {
-    alignas(64) A block[kBlock];
-    std::fill_n(block, kBlock, A(0));
-    const T* const features =
-        static_cast<const T*>(args.features) + b * shape.feature_stride + first;
     const A* const weights = all_weights + b * shape.channels;
-    for_each_group(shape.channels, [&]<int kCount>(int64_t c, std::integral_constant<int, kCount>) {
-      const T* const rows = features + c * positions;
-      for_each_vector<A>(count, [&](int64_t j, auto full, int64_t lanes) {
-        Vec<A> v = load(block + j);
-        for (int r = 0; r < kCount; ++r) {
-          v += weights[c + r] * load_lanes(rows + r * positions + j, full, lanes);
-        }
-        store(block + j, v);
-      });
-    });
-    A* const map = static_cast<A*>(args.map) + b * positions + first;
-    for (int64_t j = 0; j < count; ++j) map[j] = relu(block[j]);
+    fold_channels<A>(
+        static_cast<const T*>(args.features) + b * shape.feature_stride + first, shape, count,
+        static_cast<A*>(args.map) + b * positions + first,
+        [&](Vec<A> v, int64_t c, Vec<A> values) { return v + weights[c] * values; },
+        [](Vec<A> v) { return v <= Vec<A>{} ? Vec<A>{} : v; });
   });
 }
 
