@@ -80,6 +80,10 @@ def test_quick_demo_finds_the_face(
     accuracy = re.search(r"validation accuracy ([\d.]+)%", printed)
     assert accuracy is not None
     assert float(accuracy[1]) >= 90
+    fooled = re.search(r"fools it on (\d+)% of those crops, random signs on ([\d.]+)%", printed)
+    assert fooled is not None
+    assert float(fooled[1]) >= float(fooled[2]) + 10
+    assert page.count('<image class="pixels"') == 6
     for check in checks.CHECKS:
         assert re.search(rf"^{re.escape(check.label)} .* ok$", printed, re.MULTILINE)
         assert f"<th>{check.label}</th>" in page

@@ -31,6 +31,10 @@ class Level(NamedTuple):
     """``[2]`` decoded (x, y) in the heatmap."""
     score: float
 
+    def image(self, photo: Tensor) -> Tensor:
+        """The grey photograph ``[1, 1, S, S]`` as this level saw it."""
+        return _resized(photo, self.face_size)
+
     def to_photo(self, xy: Tensor) -> Tensor:
         """Heatmap coordinates -> pixels of the photograph (pixel centres at integers)."""
         return xy * self.step + self.face_size / 2 - 0.5
@@ -72,10 +76,8 @@ def detect(model: FaceScorer, photo: Tensor) -> Detection:
 
 
 def _level(model: FaceScorer, image: Tensor, face_size: float) -> Level:
-    # Odd, so that the windows end at the last pixel and mirroring keeps their grid.
-    side = 2 * round((image.shape[-1] * WINDOW / face_size - 1) / 2) + 1
-    scale = image.shape[-1] / side
-    small = functional.interpolate(image, (side, side), mode="bilinear", antialias=True)
+    small = _resized(image, face_size)
+    scale = image.shape[-1] / small.shape[-1]
     windows, grid = model.windows(small)
     votes = model.votes(windows).unflatten(1, grid)
     mirrored = model.votes(model.windows(small.flip(-1))[0]).unflatten(1, grid)
@@ -86,3 +88,10 @@ def _level(model: FaceScorer, image: Tensor, face_size: float) -> Level:
         WINDOW * scale, STRIDE * scale, windows, votes, heatmap, decoded.xy[0, 0].float(),
         float(decoded.score[0, 0]),
     )  # fmt: skip
+
+
+def _resized(image: Tensor, face_size: float) -> Tensor:
+    """A square image in which a face of that size fills a window."""
+    # Odd, so that the windows end at the last pixel and mirroring keeps their grid.
+    side = 2 * round((image.shape[-1] * WINDOW / face_size - 1) / 2) + 1
+    return functional.interpolate(image, (side, side), mode="bilinear", antialias=True)

@@ -15,6 +15,7 @@ from torch import Tensor
 from facekernels.cli.demo.detect import Detection, Level
 from facekernels.cli.demo.model import FaceScorer
 from facekernels.cli.demo.train import Trained
+from facekernels.cli.demo.weak_points import Crop, WeakPoints
 from facekernels.reference.mlca import channel_scale
 
 # Dark violet, red, orange, pale yellow: brightness rises evenly, so it reads in grey as well.
@@ -176,6 +177,32 @@ def crop_gallery(trained: Trained) -> str:
                        f'alt="{escape(what)}" width="25" height="25">'
                        f'<figcaption>{score:.2f}</figcaption></figure>')  # fmt: skip
     return f'<div class="crops">{"".join(figures)}</div>'
+
+
+def crop_picture(crop: Crop, title: str) -> str:
+    """The pixels of a window, as large as the column allows."""
+    return _pixels((crop.pixels[0] * 255).round().byte().numpy(), title)
+
+
+def sensitivity_picture(weak: WeakPoints) -> str:
+    """The sensitivity map over the window it belongs to."""
+    face, map_ = weak.face.pixels[0].double().numpy(), weak.sensitivity[0].double().numpy()
+    grey = np.kron(face, np.ones(np.array(map_.shape) // face.shape))[..., None] * 255
+    alpha = np.clip(1.4 * map_, 0, 0.8)[..., None]
+    return _pixels((grey * (1 - alpha) + colors(map_) * alpha).round().astype(np.uint8),
+                   "Sensitivity of the score to every pixel")  # fmt: skip
+
+
+def perturbation_picture(weak: WeakPoints) -> str:
+    """delta: grey is no change."""
+    return _pixels(weak.perturbation.picture()[..., 0].numpy(), "The perturbation")
+
+
+def _pixels(array: NDArray[np.uint8], title: str) -> str:
+    height, width = array.shape[:2]
+    return _svg(width, height, title, [
+        f'<image class="pixels" width="{width}" height="{height}" href="{data_uri(array)}"/>'
+    ])  # fmt: skip
 
 
 def _overlay(level: Level, values: Tensor) -> str:

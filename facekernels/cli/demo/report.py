@@ -15,6 +15,7 @@ from facekernels.cli.demo.checks import Result
 from facekernels.cli.demo.detect import Detection
 from facekernels.cli.demo.terminal import HEADERS, row
 from facekernels.cli.demo.train import Trained
+from facekernels.cli.demo.weak_points import EPSILON, REGIONS, TOP, WeakPoints
 
 
 class Facts(NamedTuple):
@@ -27,7 +28,12 @@ class Facts(NamedTuple):
 
 
 def html(
-    trained: Trained, detection: Detection, photo: Tensor, results: Sequence[Result], facts: Facts
+    trained: Trained,
+    detection: Detection,
+    weak: WeakPoints,
+    photo: Tensor,
+    results: Sequence[Result],
+    facts: Facts,
 ) -> str:
     """The whole page."""
     style = (files("facekernels.cli.demo") / "report.css").read_text(encoding="utf-8")
@@ -98,6 +104,13 @@ level.</figcaption></figure>
 <div class="four">{branches}</div>
 <p class="note">What each branch votes for, from its median vote (clear) to its highest (bright).
 The score is the sigmoid of the sum of the four.</p></section>
+<section><h2>What the decision hangs on</h2><div class="four">{_weak_points(weak)}</div>
+<p class="note">The window of the face, {weak.face.pixels.shape[-1]} × {weak.face.pixels.shape[-1]}
+pixels. Bright parts of the second picture are those the score is most sensitive to
+(<code>gradient_attention_map</code>); erasing what lies there takes the mean grey of the window.
+One perturbation of at most {255 * EPSILON:.0f}/255, trained by SGA on the 160 training crops,
+changes the decision on {weak.fooled:.0%} of the {count} crops kept out; random signs of the same
+size on {weak.fooled_by_noise:.1%}.</p></section>
 <section><h2>How good is the classifier?</h2>
 {pictures.crop_gallery(trained)}
 <p class="note">The {count} crops kept out of training and their scores; {right} are on the right
@@ -107,6 +120,22 @@ ops real work: it is no face detector to rely on.</p></section>
 </main><footer><h2>Reproduce</h2><pre>pip install 'facekernels[demo]'
 {command}</pre><p>{escape(facts.environment)}.</p></footer></body></html>
 """
+
+
+def _weak_points(weak: WeakPoints) -> str:
+    figures = (
+        (pictures.crop_picture(weak.face, "The window of the face"),
+         f"What is scored: {weak.face.score:.2f}"),
+        (pictures.sensitivity_picture(weak), "Where the score is sensitive"),
+        (pictures.crop_picture(weak.without_regions, "The window with erased rectangles"),
+         f"{REGIONS} rectangles erased: {weak.without_regions.score:.2f}"),
+        (pictures.crop_picture(weak.without_top, "The window with erased pixels"),
+         f"Top {TOP:.0%} of the pixels erased: {weak.without_top.score:.2f}"),
+        (pictures.perturbation_picture(weak), "One perturbation for all crops, stretched"),
+        (pictures.crop_picture(weak.perturbed, "The window with the perturbation"),
+         f"The face with it: {weak.perturbed.score:.2f}"),
+    )  # fmt: skip
+    return "".join(f"<figure>{s}<figcaption>{escape(c)}</figcaption></figure>" for s, c in figures)
 
 
 def _rows(results: Sequence[Result]) -> str:

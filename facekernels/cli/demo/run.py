@@ -15,6 +15,7 @@ from facekernels.cli.demo import checks, report
 from facekernels.cli.demo.detect import detect
 from facekernels.cli.demo.terminal import Terminal
 from facekernels.cli.demo.train import train
+from facekernels.cli.demo.weak_points import EPSILON, find_weak_points
 from facekernels.collect_env import cpu_model
 from facekernels.data import photograph
 
@@ -46,6 +47,14 @@ def run(output: Path, seed: int, quick: bool) -> int:
         f"face at ({x:.1f}, {y:.1f}), {best.face_size:.0f} pixels wide, score {best.score:.2f}"
     )
 
+    with terminal.progress("Fooling the classifier", 1) as progress:
+        weak = find_weak_points(trained, detection, photo, seed)
+        progress.step()
+    terminal.line(
+        f"one perturbation of {255 * EPSILON:.0f}/255 fools it on {weak.fooled:.0%} of those crops,"
+        f" random signs on {weak.fooled_by_noise:.1%}"
+    )
+
     results = []
     with terminal.progress("Checking and timing every op", len(checks.CHECKS)) as progress:
         for result in checks.run_checks(trained.model, detection, seconds, checks.CHECKS):
@@ -56,7 +65,8 @@ def run(output: Path, seed: int, quick: bool) -> int:
     elapsed = time.perf_counter() - start
     facts = report.Facts(environment(), seed, quick, elapsed)
     path = output / "index.html"
-    path.write_text(report.html(trained, detection, photo, results, facts), encoding="utf-8")
+    page = report.html(trained, detection, weak, photo, results, facts)
+    path.write_text(page, encoding="utf-8")
     failed = [r.label for r in results if not r.ok]
     mean = geometric_mean([r.speedup for r in results])
     terminal.line(

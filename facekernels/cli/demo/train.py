@@ -31,6 +31,8 @@ class Trained(NamedTuple):
     scores: Tensor
     """``[40]`` probabilities."""
     losses: list[float]
+    training_crops: Tensor
+    """``[160, 1, 25, 25]``, faces first."""
 
     @property
     def accuracy(self) -> float:
@@ -63,7 +65,10 @@ def train(seed: int, steps: int, progress: Callable[[], None]) -> Trained:
             progress()
     with torch.no_grad():
         scores = model(images[held_out]).sigmoid()
-    return Trained(model.requires_grad_(False), images[held_out], labels[held_out], scores, losses)
+    return Trained(
+        model.requires_grad_(False), images[held_out], labels[held_out], scores, losses,
+        torch.cat([faces, backgrounds]),
+    )  # fmt: skip
 
 
 @contextmanager
