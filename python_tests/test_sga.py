@@ -397,3 +397,13 @@ def test_empty_selection_gives_an_empty_batch() -> None:
     i = inputs()
     assert ops.uap_apply(i["images"], i["delta"], index=i["index"][:0]).shape == (0, 3, 21, 19)
     assert ops.uap_apply(i["images"][:0], i["delta"]).shape == (0, 3, 21, 19)
+
+
+def test_what_is_updated_must_be_distinct() -> None:
+    state, grad = torch.zeros(3, 4, 4), torch.ones(2, 3, 4, 4)
+    limits = {"step": 0.1, "epsilon": 0.2}
+    with pytest.raises(ValueError, match="accumulator must be another tensor than delta"):
+        ops.sga_inner_step_(grad, grad, state, state, **limits)
+    with pytest.raises(ValueError, match="velocity must be another tensor than accumulator"):
+        ops.sga_outer_step_(torch.zeros(3, 4, 4), state, state, **limits)
+    assert not state.any()

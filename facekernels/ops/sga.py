@@ -158,6 +158,7 @@ def sga_inner_step_(
         raise ValueError("grad must hold at least one sample, got an empty batch")
     _state("delta", delta, delta)
     _state("accumulator", accumulator, delta)
+    _distinct(delta=delta, accumulator=accumulator)
     grad5 = grad if many else grad.unsqueeze(0)
     accumulator4 = accumulator if many else accumulator.unsqueeze(0)
     grad5, images = grad5.detach(), images.detach()
@@ -219,6 +220,7 @@ def sga_outer_step_(
         raise ValueError(f"momentum {momentum} needs a velocity, got None")
     _state("delta", delta, delta)
     _state("accumulator", accumulator, delta)
+    _distinct(delta=delta, accumulator=accumulator, velocity=velocity)
     if velocity is not None:
         _state("velocity", velocity, delta)
     accumulator4 = accumulator if many else accumulator.unsqueeze(0)
@@ -358,6 +360,15 @@ def _state(name: str, t: Tensor, delta: Tensor) -> None:
         raise ValueError(f"{name} must be contiguous: it is updated in place")
     if t.requires_grad:
         raise ValueError(f"{name} must not require a gradient: it is updated in place")
+
+
+def _distinct(**updated: Tensor | None) -> None:
+    """Each of them is written, so none may be another."""
+    names = list(updated)
+    for i, name in enumerate(names):
+        for other in names[:i]:
+            if updated[name] is not None and updated[name] is updated[other]:
+                raise ValueError(f"{name} must be another tensor than {other}: both are updated")
 
 
 def _dense_rows(t: Tensor) -> Tensor:
