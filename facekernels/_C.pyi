@@ -18,6 +18,9 @@ def center_of_mass_backward(
 def center_of_mass_forward(
     heatmaps: Tensor, radius: int, xy: Tensor, sum: Tensor | None, argmax: Tensor | None, /
 ) -> None: ...
+def connected_components(
+    edges: Tensor, scores: Tensor | None, threshold: float, parent: Tensor, roots: Tensor, /
+) -> None: ...
 def decode_heatmaps(
     heatmaps: Tensor,
     method: int,
@@ -107,6 +110,37 @@ def heatmap_peaks(
     count: Tensor,
     /,
 ) -> None: ...
+def knn_search(
+    query_filter: Tensor,
+    query: Tensor,
+    query_scale: Tensor | None,
+    filter: Tensor,
+    database: Tensor,
+    scale: Tensor | None,
+    metric: int,
+    symmetric: bool,
+    self_offset: int,
+    slack: Tensor,
+    candidate_score: Tensor,
+    candidate_index: Tensor,
+    candidate_count: Tensor,
+    threshold: Tensor,
+    index: Tensor,
+    score: Tensor,
+    overflow: Tensor,
+    /,
+) -> None: ...
+def linkage_combine(
+    own: Tensor,
+    other: Tensor,
+    nodes: Tensor | None,
+    indptr: Tensor,
+    indices: Tensor,
+    groups: Tensor | None,
+    shift: Tensor,
+    out: Tensor,
+    /,
+) -> None: ...
 def mlca_backward(
     d_mean: Tensor, d_max: Tensor, argmax: Tensor, d_relu_mean: Tensor, x: Tensor, dx: Tensor, /
 ) -> None: ...
@@ -123,6 +157,17 @@ def mlca_forward(
     max: Tensor,
     relu_mean: Tensor,
     argmax: Tensor,
+    /,
+) -> None: ...
+def neighbor_dot(a: Tensor, b: Tensor, indptr: Tensor, indices: Tensor, out: Tensor, /) -> None: ...
+def neighbor_sum(
+    x: Tensor,
+    indptr: Tensor,
+    indices: Tensor,
+    weighting: int,
+    weights: Tensor | None,
+    degrees: Tensor | None,
+    out: Tensor,
     /,
 ) -> None: ...
 def sga_aggregate(
@@ -166,6 +211,24 @@ def soft_argmax_backward(
 ) -> None: ...
 def soft_argmax_forward(
     heatmaps: Tensor, beta: float, normalized: bool, xy: Tensor, stats: Tensor | None, /
+) -> None: ...
+def subgraph_fill(
+    knn: Tensor,
+    pivots: Tensor,
+    k1: int,
+    k2: int,
+    u: int,
+    node_offsets: Tensor,
+    edge_offsets: Tensor,
+    nodes: Tensor,
+    indptr: Tensor,
+    indices: Tensor,
+    one_hop: Tensor,
+    unsorted: Tensor,
+    /,
+) -> None: ...
+def subgraph_sizes(
+    knn: Tensor, pivots: Tensor, k1: int, k2: int, u: int, nodes: Tensor, edges: Tensor, /
 ) -> None: ...
 def uap_apply(
     images: Tensor,

@@ -31,6 +31,15 @@ _ROUNDED = "none: rounded"
 _IN_PLACE = "none: the update of an attack, in place"
 _SAMPLED = "none: random integers"
 
+_GRAPH = "none: integers"
+_SCORED = "none: inference; training uses LinkageGCN"
+_HOST = "breaks the graph: sizes depend on values"
+
+
+def _graph_op(*kernels: str) -> Support:
+    return Support(kernels, _GRAPH, _GRAPH, _HOST, _HOST)
+
+
 OPS: dict[str, Support] = {
     "mlca_gate": Support(("mlca_forward", "mlca_backward")),
     "channel_gate": Support(("mlca_forward", "mlca_backward")),
@@ -49,6 +58,22 @@ OPS: dict[str, Support] = {
     "erase_regions": Support(("erase_regions",)),
     "erase_top_n": Support(("erase_top_n",)),
     "sample_rects": Support((), _SAMPLED, _SAMPLED),
+    "knn_graph": _graph_op("knn_search"),
+    "knn_recall": _graph_op(),
+    "neighbor_mean": Support(("neighbor_sum", "neighbor_dot")),
+    "pivot_subgraphs": _graph_op("subgraph_sizes", "subgraph_fill"),
+    "linkage_scores": Support(
+        ("linkage_combine", "neighbor_sum", "subgraph_sizes", "subgraph_fill"),
+        _SCORED,
+        _SCORED,
+        _HOST,
+        _HOST,
+    ),
+    "connected_components": _graph_op("connected_components"),
+    "threshold_clusters": _graph_op("connected_components"),
+    "link_clusters": _graph_op("connected_components"),
+    "pool_edges": _graph_op(),
+    "label_diffusion": _graph_op(),
     "flip_average": Support(()),
     "transform_keypoints": Support(()),
     "encode_gaussian": Support((), _ROUNDED, _ROUNDED),

@@ -75,6 +75,11 @@ PYBIND11_MODULE(FK_MODULE_NAME, m, py::mod_gil_not_used()) {
   bind_sga(m);
   bind_gradient_attention(m);
   bind_erase(m);
+  bind_knn(m);
+  bind_neighbors(m);
+  bind_subgraphs(m);
+  bind_linkage(m);
+  bind_components(m);
 }
 
 }  // namespace facekernels

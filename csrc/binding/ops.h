@@ -12,5 +12,10 @@ void bind_soft_argmax(pybind11::module_& m);
 void bind_sga(pybind11::module_& m);
 void bind_gradient_attention(pybind11::module_& m);
 void bind_erase(pybind11::module_& m);
+void bind_knn(pybind11::module_& m);
+void bind_neighbors(pybind11::module_& m);
+void bind_subgraphs(pybind11::module_& m);
+void bind_linkage(pybind11::module_& m);
+void bind_components(pybind11::module_& m);
 
 }  // namespace facekernels

@@ -1,5 +1,14 @@
 """Drop-in PyTorch ops. One module per op family; everything public is importable from here."""
 
+from facekernels.ops.components import (
+    PooledEdges,
+    SoftLabels,
+    connected_components,
+    label_diffusion,
+    link_clusters,
+    pool_edges,
+    threshold_clusters,
+)
 from facekernels.ops.erase import (
     ErasedRegions,
     ErasedTopN,
@@ -20,19 +29,30 @@ from facekernels.ops.heatmap_encoding import (
     encode_unbiased,
 )
 from facekernels.ops.keypoints import Keypoints, flip_average, transform_keypoints
+from facekernels.ops.knn import KNNGraph, knn_graph, knn_recall
+from facekernels.ops.linkage import LinkageWeights, linkage_scores
 from facekernels.ops.mlca import channel_gate, mlca_gate
+from facekernels.ops.neighbors import neighbor_mean
 from facekernels.ops.peaks import Peaks, heatmap_peaks
 from facekernels.ops.sga import sga_aggregate, sga_inner_step_, sga_outer_step_, uap_apply
 from facekernels.ops.soft_argmax import local_center_of_mass, soft_argmax
+from facekernels.ops.subgraphs import DenseSubgraphs, PivotSubgraphs, pivot_subgraphs
 
 __all__ = [
+    "DenseSubgraphs",
     "Encoded",
     "EncodedSimCC",
     "ErasedRegions",
     "ErasedTopN",
+    "KNNGraph",
     "Keypoints",
+    "LinkageWeights",
     "Peaks",
+    "PivotSubgraphs",
+    "PooledEdges",
+    "SoftLabels",
     "channel_gate",
+    "connected_components",
     "decode_heatmaps",
     "decode_simcc",
     "encode_gaussian",
@@ -46,13 +66,22 @@ __all__ = [
     "flip_average",
     "gradient_attention_map",
     "heatmap_peaks",
+    "knn_graph",
+    "knn_recall",
+    "label_diffusion",
+    "link_clusters",
+    "linkage_scores",
     "local_center_of_mass",
     "mlca_gate",
+    "neighbor_mean",
+    "pivot_subgraphs",
+    "pool_edges",
     "sample_rects",
     "sga_aggregate",
     "sga_inner_step_",
     "sga_outer_step_",
     "soft_argmax",
+    "threshold_clusters",
     "transform_keypoints",
     "uap_apply",
 ]

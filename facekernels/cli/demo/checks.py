@@ -146,6 +146,67 @@ def _top_n(model: FaceScorer, detection: Detection) -> Call:
     return Call((maps, maps[:, :1]), {"n": 410})
 
 
+_HOPS = {"k_at_hop": (12, 4), "active_connection": 4}
+
+
+def _faces(model: FaceScorer, detection: Detection) -> Call:
+    """What the windows of the best level look like to the model, one row each."""
+    windows = detection.best.windows[:, ::4]
+    return Call((windows.amax((3, 4)).transpose(0, 1).flatten(1).detach(), 12), {})
+
+
+def _graph(model: FaceScorer, detection: Detection) -> tuple[Tensor, Tensor, Tensor]:
+    """The windows' rows, their neighbours, and every eighth window as a pivot."""
+    x = _faces(model, detection).args[0]
+    return x, ops.knn_graph(x, 12).idx, torch.arange(0, len(x), 8)
+
+
+def _means(model: FaceScorer, detection: Detection) -> Call:
+    x, knn, _ = _graph(model, detection)
+    return Call((x, torch.arange(len(x) + 1) * 12, knn.flatten()), {})
+
+
+def _subgraphs(model: FaceScorer, detection: Detection) -> Call:
+    _, knn, pivots = _graph(model, detection)
+    return Call((knn, pivots), _HOPS)
+
+
+def _linkage(model: FaceScorer, detection: Detection) -> Call:
+    """A linkage network with random weights."""
+    x, knn, pivots = _graph(model, detection)
+    generator = torch.Generator().manual_seed(0)
+    shapes: list[tuple[int, ...]] = [(x.shape[1],), (x.shape[1],)]
+    for inputs, outputs in ((x.shape[1], 32), (32, 32), (32, 16), (16, 16)):
+        shapes += [(2 * inputs, outputs), (outputs,)]
+    shapes += [(16, 16), (16,), (16,), (2, 16), (2,)]
+    weights = [torch.randn(s, generator=generator) / 5 for s in shapes]
+    weights[1] = weights[1].square() + 1
+    return Call((x, knn, pivots, ops.LinkageWeights(*weights)), _HOPS)
+
+
+def _links(model: FaceScorer, detection: Detection) -> tuple[Tensor, Tensor, int]:
+    x = _faces(model, detection).args[0]
+    idx, sim = ops.knn_graph(x, 12)
+    own = torch.arange(len(x)).repeat_interleave(12)
+    return torch.stack((own, idx.flatten()), 1), sim.flatten(), len(x)
+
+
+def _components(model: FaceScorer, detection: Detection) -> Call:
+    edges, scores, nodes = _links(model, detection)
+    return Call((edges[scores > scores.median()], nodes), {})
+
+
+def _thresholded(model: FaceScorer, detection: Detection) -> Call:
+    edges, scores, nodes = _links(model, detection)
+    return Call((edges, scores, float(scores.median())), {"num_nodes": nodes})
+
+
+def _rising(model: FaceScorer, detection: Detection) -> Call:
+    edges, scores, nodes = _links(model, detection)
+    pooled = ops.pool_edges(edges, scores.clamp(max=0.999))
+    return Call(tuple(pooled), {"max_size": 20, "num_nodes": nodes})
+
+
 def level_maps(detection: Detection) -> Tensor:
     """``[levels, 1 + G, 64, 64]``: each level's heatmap and its branches' votes, as one batch."""
     levels = [torch.cat([v.heatmap[None], v.votes.sigmoid()])[None] for v in detection.levels]
@@ -172,6 +233,14 @@ CHECKS: tuple[Check, ...] = (
     Check("soft_argmax", _maps, 1e-3, backward=True),
     Check("local_center_of_mass", _maps, 1e-4),
     Check("local_center_of_mass", _maps, 1e-4, backward=True),
+    Check("knn_graph", _faces, 1e-6),
+    Check("neighbor_mean", _means, 1e-5),
+    Check("neighbor_mean", _means, 1e-5, backward=True),
+    Check("pivot_subgraphs", _subgraphs, 0.0),
+    Check("linkage_scores", _linkage, 1e-5),
+    Check("connected_components", _components, 0.0),
+    Check("threshold_clusters", _thresholded, 0.0),
+    Check("link_clusters", _rising, 0.0),
 )
 
 
@@ -224,6 +293,8 @@ def _on_copies(op: Callable[..., None]) -> Callable[..., tuple[Tensor, ...]]:
 
 
 def _argument(a: Any, dtype: torch.dtype | None, backward: bool) -> Any:
+    if isinstance(a, ops.LinkageWeights):
+        return ops.LinkageWeights(*(w.to(dtype or w.dtype) for w in a))
     if not isinstance(a, Tensor) or not a.is_floating_point():
         return a
     return a.detach().to(dtype or a.dtype).requires_grad_(backward)
