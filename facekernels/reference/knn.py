@@ -29,9 +29,8 @@ def knn_graph(
     for first in range(0, len(queries), step):
         part = queries[first : first + step]
         if metric == "l2":
-            similarity = (
-                -(torch.cdist(part, data, compute_mode="donot_use_mm_for_euclid_dist") ** 2)
-            )
+            distance = torch.cdist(part, data, compute_mode="donot_use_mm_for_euclid_dist")
+            similarity = -distance.square()
         else:
             similarity = part @ data.T
         if exclude_self and database is None:

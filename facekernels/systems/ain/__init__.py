@@ -1,0 +1,1 @@
+"""Adversarial information network (AIN) for unsupervised adaptation of face recognition."""

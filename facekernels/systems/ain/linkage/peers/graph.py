@@ -1,0 +1,64 @@
+"""What the methods share: edges of a neighbour graph, and labels in one order."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from facekernels.ops import pool_edges
+
+Labels = NDArray[np.int64]
+
+
+def check_graph(idx: Tensor, sim: Tensor) -> None:
+    """``[N, k]`` int64 nodes and as many similarities."""
+    if idx.ndim != 2 or idx.dtype is not torch.int64 or idx.shape[1] == 0:
+        raise ValueError(
+            f"idx must be [N, k] int64 with k >= 1, got {tuple(idx.shape)} {str(idx.dtype)[6:]}"
+        )
+    if sim.shape != idx.shape or not sim.is_floating_point():
+        raise ValueError(
+            f"sim must be {tuple(idx.shape)} floating point as idx, "
+            f"got {tuple(sim.shape)} {str(sim.dtype)[6:]}"
+        )
+    if len(idx) and (int(idx.min()) < 0 or int(idx.max()) >= len(idx)):
+        raise ValueError(f"idx must hold nodes from 0 to {len(idx) - 1}")
+
+
+def check_threshold(threshold: float) -> None:
+    """A cosine similarity."""
+    if not -1 <= threshold <= 1:
+        raise ValueError(f"threshold must be a similarity in [-1, 1], got {threshold}")
+
+
+def edge_list(idx: Tensor, sim: Tensor, threshold: float = -torch.inf) -> tuple[Tensor, Tensor]:
+    """Undirected edges ``[E, 2]`` of at least that similarity, once each, and the similarities."""
+    own = torch.arange(len(idx), device=idx.device).repeat_interleave(idx.shape[1])
+    edges, scores = torch.stack((own, idx.flatten()), 1), sim.flatten().float()
+    kept = scores >= threshold
+    pooled = pool_edges(edges[kept], scores[kept], "max")
+    return pooled.edges, pooled.scores
+
+
+def symmetric_rows(
+    edges: Tensor, scores: Tensor, nodes: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]:
+    """Both directions of undirected edges in compressed rows: indptr, neighbours, scores."""
+    both = torch.cat((edges, edges.flip(1)))
+    order = torch.argsort(both[:, 0] * nodes + both[:, 1])
+    both, values = both[order], torch.cat((scores, scores))[order]
+    indptr = torch.searchsorted(both[:, 0].contiguous(), torch.arange(nodes + 1))
+    return indptr.numpy(), both[:, 1].contiguous().numpy(), values.numpy()
+
+
+def in_order(labels: NDArray[np.int64]) -> Labels:
+    """Numbers 0, 1, ... in the order of the clusters' smallest members."""
+    if len(labels) == 0:
+        return labels.astype(np.int64)
+    _, first, inverse = np.unique(labels, return_index=True, return_inverse=True)
+    rank = np.empty(len(first), dtype=np.int64)
+    rank[np.argsort(first)] = np.arange(len(first))
+    ordered: Labels = rank[inverse]
+    return ordered
