@@ -1,4 +1,4 @@
-"""The `facekernels` command: info, demo, bench, reproduce."""
+"""The `facekernels` command: info, demo, bench, cluster, reproduce."""
 
 from __future__ import annotations
 
@@ -23,7 +23,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _dispatch(argv: list[str]) -> int:
     # The sub-commands parse their own arguments, so that none is imported before it is needed.
-    commands = {"info": _info, "demo": _demo, "bench": _bench, "reproduce": _reproduce}
+    commands = {
+        "info": _info, "demo": _demo, "bench": _bench, "cluster": _cluster,
+        "reproduce": _reproduce,
+    }  # fmt: skip
     if argv and argv[0] in commands:
         return commands[argv[0]](argv[1:])
     parser = argparse.ArgumentParser(
@@ -36,7 +39,8 @@ def _dispatch(argv: list[str]) -> int:
     subparsers.add_parser("info", help="versions, back ends, devices, and what every op supports")
     subparsers.add_parser("demo", help="run, check and time the ops on real photographs")
     subparsers.add_parser("bench", help="run the benchmarks of a source checkout")
-    subparsers.add_parser("reproduce", help="run a published comparison again: sga")
+    subparsers.add_parser("cluster", help="cluster faces by their features")
+    subparsers.add_parser("reproduce", help="run a comparison again: sga, linkage")
     parser.parse_args(argv)
     parser.print_help()
     return 0
@@ -66,13 +70,22 @@ def _bench(argv: list[str]) -> int:
         return _missing("bench", error)
 
 
+def _cluster(argv: list[str]) -> int:
+    try:
+        from facekernels.cli import cluster
+
+        return cluster.main(argv)
+    except ModuleNotFoundError as error:
+        return _missing("cluster", error, extra="systems,train,scale")
+
+
 def _reproduce(argv: list[str]) -> int:
     try:
         from facekernels.cli import reproduce
 
         return reproduce.main(argv)
     except ModuleNotFoundError as error:
-        return _missing("reproduce", error, extra="systems")
+        return _missing("reproduce", error, extra="systems,train,scale")
 
 
 def _missing(command: str, error: ModuleNotFoundError, extra: str | None = None) -> int:

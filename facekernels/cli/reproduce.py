@@ -16,27 +16,49 @@ def parser() -> argparse.ArgumentParser:
     """The command's options."""
     p = argparse.ArgumentParser(
         "facekernels reproduce",
-        description="Universal perturbations (random signs, DeepFool, SPGD, SGA) at equal budgets "
-        "on scikit-learn's digits and LFW face crops: table, plot, JSON and a verdict.",
+        description="sga: universal perturbations (random signs, DeepFool, SPGD, SGA) at equal "
+        "budgets on digits and LFW face crops. linkage: the linkage network and other clustering "
+        "methods on made-up identities and digits. Table, plot, JSON and a verdict.",
     )
-    p.add_argument("system", choices=("sga",))
-    p.add_argument("--seeds", type=int, default=None, metavar="N",
-                   help="number of seeds, 1 to N (default: 5, or 2 with --quick)")  # fmt: skip
-    p.add_argument("--output", type=Path, default=Path("results/sga"), metavar="FOLDER",
-                   help="where results.json and the plots go (default: %(default)s)")  # fmt: skip
-    p.add_argument("--quick", action="store_true",
-                   help="digits only, short training: a check, not a result")  # fmt: skip
+    p.add_argument("system", choices=("sga", "linkage"))
+    p.add_argument(
+        "--seeds",
+        type=int,
+        default=None,
+        metavar="N",
+        help="seeds 1 to N (default: 5 for sga, 3 for linkage, 2 with --quick)",
+    )
+    p.add_argument(
+        "--output",
+        type=Path,
+        default=None,
+        metavar="FOLDER",
+        help="where results.json and the plots go (default: results/SYSTEM)",
+    )
+    p.add_argument(
+        "--quick", action="store_true", help="one small set, short training: a check, not a result"
+    )
     return p
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run, print, store; 0 whatever the comparison says."""
     arguments = parser().parse_args(argv)
-    seeds = arguments.seeds if arguments.seeds is not None else 2 if arguments.quick else 5
+    default = 2 if arguments.quick else {"sga": 5, "linkage": 3}[arguments.system]
+    seeds = default if arguments.seeds is None else arguments.seeds
     if seeds < 1:
         print(f"--seeds must be at least 1, got {seeds}", file=sys.stderr)
         return 2
+    output = arguments.output or Path("results") / arguments.system
+    output.mkdir(parents=True, exist_ok=True)  # before the work, not after it
+    if arguments.system == "linkage":
+        from facekernels.cli.reproduce_linkage import reproduce
 
+        return reproduce(seeds, output, arguments.quick)
+    return _sga(seeds, output, arguments.quick)
+
+
+def _sga(seeds: int, output: Path, quick: bool) -> int:
     from rich.console import Console
     from rich.progress import Progress
 
@@ -46,10 +68,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     chosen = tuple(range(1, seeds + 1))
     settings = (
         Settings(chosen, sets=("digits",), epochs=1, training_steps=60)
-        if arguments.quick
+        if quick
         else Settings(chosen)
     )
-    arguments.output.mkdir(parents=True, exist_ok=True)  # before the work, not after it
     start = time.perf_counter()
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 100)
     with Progress(console=console, transient=True) as bar:
@@ -62,11 +83,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         console.print(sentence, markup=False)
     report = json.dumps(
         {**result.to_json(), "seconds": round(time.perf_counter() - start, 1),
-         "quick": arguments.quick}, indent=1, allow_nan=False)  # fmt: skip
-    with replacing(arguments.output / "results.json") as temporary:
+         "quick": quick}, indent=1, allow_nan=False)  # fmt: skip
+    with replacing(output / "results.json") as temporary:
         temporary.write_text(report + "\n", encoding="utf-8")
-    save_plots(result, [arguments.output / f"fooling.{kind}" for kind in ("png", "svg")])
-    console.print(f"stored in {arguments.output.resolve()}", markup=False, soft_wrap=True)
+    save_plots(result, [output / f"fooling.{kind}" for kind in ("png", "svg")])
+    console.print(f"stored in {output.resolve()}", markup=False, soft_wrap=True)
     return 0
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -51,6 +53,21 @@ def test_clean_identities(method: ThresholdComponents) -> None:
     assert (method.cluster(*graph) == labels).all()
 
 
+@pytest.mark.parametrize("method", METHODS[:3], ids=lambda m: type(m).__name__)
+def test_arrays_are_taken_as_tensors_are(method: ThresholdComponents) -> None:
+    _, _, (idx, sim) = easy()
+    assert (method.cluster(idx.numpy(), sim.numpy()) == method.cluster(idx, sim)).all()
+
+
+@pytest.mark.parametrize("method", [METHODS[0], METHODS[2]], ids=lambda m: type(m).__name__)
+def test_numbering_of_nodes_does_not_matter(method: ThresholdComponents) -> None:
+    """Similarities differ, so numbers decide no tie. Label propagation may depend on them."""
+    _, _, (idx, sim) = easy()
+    order = torch.randperm(len(idx), generator=torch.Generator().manual_seed(1))
+    moved = method.cluster(order.argsort()[idx[order]], sim[order])
+    assert (moved == in_order(method.cluster(idx, sim)[order])).all()
+
+
 def test_threshold_by_hand() -> None:
     idx = torch.tensor([[1], [2], [1], [0]])
     sim = torch.tensor([[0.9], [0.5], [0.7], [0.1]])
@@ -96,6 +113,17 @@ def test_infomap_leaves_nodes_without_links_alone() -> None:
     assert Infomap(0.95).cluster(idx, sim).tolist() == [0, 1, 2, 3]
 
 
+def test_infomap_names_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "infomap", None)
+    with pytest.raises(ImportError, match=r"pip install 'facekernels\[scale\]'"):
+        Infomap().cluster(IDX, SIM)
+
+
+def test_confidence_without_any_is_zero() -> None:
+    got = neighborhood_confidence(IDX, torch.ones(2, 1), torch.tensor([0, 1]))
+    assert got.tolist() == [0, 0]
+
+
 def test_confidence_by_hand() -> None:
     idx = torch.tensor([[1, 2], [0, 2], [1, 0]])
     sim = torch.tensor([[0.8, 0.4], [0.8, 0.6], [0.6, 0.4]])
@@ -121,7 +149,7 @@ def test_normalized_graph_is_the_dense_one() -> None:
 
 
 def test_gcn_v_fits_confidence() -> None:
-    """On its own identities: with so few, others' it does not learn."""
+    """On its own identities."""
     x, y = synthetic_identities(40, 15, 32, noise=(0.6, 1.2))
     graph = ops.knn_graph(x, 20)
     trained = GCNV(0.4, hidden=64, steps=600, lr=0.3).fit(x, *graph, y)
@@ -135,6 +163,29 @@ def test_gcn_v_fits_confidence() -> None:
         GCNV().cluster(x, *graph)
 
 
+def test_gcn_v_learns_others_from_rotated_features() -> None:
+    """Identities that it has not seen: better than its untrained self and the best threshold."""
+    noise = (0.6, 1.2)
+    x, y = synthetic_identities(60, 15, 32, noise=noise, seed=10)
+    other, truth = synthetic_identities(60, 15, 32, noise=noise, seed=20)
+    graph, unseen = ops.knn_graph(x, 20), ops.knn_graph(other, 20)
+    settings = {"tau": 0.55, "hidden": 128, "lr": 0.3}
+    trained = GCNV(**settings, steps=1500, rotate=True).fit(x, *graph, y)
+    untrained = GCNV(**settings, steps=0).fit(x, *graph, y)
+    f, before = (pairwise_f(truth, m.cluster(other, *unseen)).f for m in (trained, untrained))
+    threshold = max(
+        pairwise_f(truth, ThresholdComponents(t / 20).cluster(*unseen)).f for t in range(6, 18)
+    )
+    assert f > before + 0.03
+    assert f > threshold + 0.05
+    assert (
+        np.corrcoef(trained.confidence(other, *unseen), neighborhood_confidence(*unseen, truth))[
+            0, 1
+        ]
+        > 0.4
+    )
+
+
 IDX, SIM = torch.tensor([[1], [0]]), torch.tensor([[0.5], [0.5]])
 
 
@@ -144,6 +195,17 @@ IDX, SIM = torch.tensor([[1], [0]]), torch.tensor([[0.5], [0.5]])
         (lambda: ThresholdComponents(1.5), r"threshold must be a similarity in \[-1, 1\], got 1.5"),
         (lambda: ChineseWhispers(0.5, 0), "iterations must be at least 1"),
         (lambda: NeighborDBSCAN(0.5, 0), "min_neighbors must be at least 1"),
+        (lambda: Infomap(2.0), r"min_sim must be a similarity in \[-1, 1\], got 2.0"),
+        (lambda: GCNV(1.5), r"tau must be a similarity in \[-1, 1\], got 1.5"),
+        (lambda: GCNV(steps=-1), "steps at least 0, got 512 and -1"),
+        (lambda: GCNV().fit(SIM, IDX, SIM, IDX[:, 0][:1]), r"labels must be \[N\] = \(2,\)"),
+        (lambda: GCNV().fit(SIM[:1], IDX, SIM, IDX[:, 0]), r"features must be \[N, D\] = \(2, D\)"),
+        (
+            lambda: GCNV(steps=0).fit(SIM, IDX, SIM, IDX[:, 0]).cluster(torch.ones(2, 5), IDX, SIM),
+            r"features must be \[N, D\] = \(2, 1\) float32, got \(2, 5\)",
+        ),
+        (lambda: ThresholdComponents().cluster(IDX, SIM * torch.nan), "sim must be finite"),
+        (lambda: ThresholdComponents().cluster(-IDX, SIM), "from 0 to 1, got -1 to 0"),
         (lambda: Infomap(seed=0), "seed and trials must be at least 1"),
         (lambda: ThresholdComponents().cluster(IDX[:, :0], SIM[:, :0]), r"idx must be \[N, k\]"),
         (lambda: ThresholdComponents().cluster(IDX.int(), SIM), r"idx must be \[N, k\] int64"),

@@ -1,7 +1,9 @@
 """Face clustering by a linkage network: from features to identities."""
 
 from facekernels.systems.ain.linkage.clusterer import Clustering, FaceClusterer
+from facekernels.systems.ain.linkage.distributed import sharded_knn_graph
 from facekernels.systems.ain.linkage.model import GraphConvolution, LinkageGCN, PairAttention
+from facekernels.systems.ain.linkage.pipeline import Pipeline
 from facekernels.systems.ain.linkage.synthetic import synthetic_identities
 from facekernels.systems.ain.linkage.task import LinkageBatch, LinkageData, LinkageTrainer
 
@@ -14,5 +16,7 @@ __all__ = [
     "LinkageGCN",
     "LinkageTrainer",
     "PairAttention",
+    "Pipeline",
+    "sharded_knn_graph",
     "synthetic_identities",
 ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import warnings
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import lightning as L
@@ -12,11 +13,14 @@ import torch
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, ClusterMixin
 from sklearn.utils.validation import check_is_fitted, validate_data
-from torch import Tensor
 
-from facekernels.ops import knn_graph, link_clusters, pool_edges
+from facekernels.data.files import replacing
+from facekernels.ops import link_clusters, pool_edges
 from facekernels.systems.ain.linkage.model import LinkageGCN
+from facekernels.systems.ain.linkage.pipeline import Pipeline, unit_rows
 from facekernels.systems.ain.linkage.task import LinkageData, LinkageTrainer
+
+_FORMAT = "facekernels FaceClusterer 1"
 
 
 class Clustering(NamedTuple):
@@ -111,7 +115,7 @@ class FaceClusterer(ClusterMixin, BaseEstimator):  # type: ignore[misc]
         if y is None:
             raise ValueError("requires y to be passed, but the target y is None")
         features, labels = validate_data(self, X, y, dtype=np.float32, ensure_min_samples=3)
-        x = _unit(features)
+        x = unit_rows(features)
         _, target = np.unique(labels, return_inverse=True)
         hops, links = self._hops(len(x))
         with torch.random.fork_rng(devices=[]):
@@ -144,20 +148,64 @@ class FaceClusterer(ClusterMixin, BaseEstimator):  # type: ignore[misc]
     def cluster(self, X: Any) -> Clustering:
         """`predict` with the scores behind it."""
         check_is_fitted(self, "model_")
-        x = _unit(validate_data(self, X, dtype=np.float32, reset=False))
-        if len(x) < 3:  # a pair has no context
-            none = np.empty((len(x), 0), dtype=np.int64)
-            return Clustering(np.arange(len(x)), none, none.astype(np.float32))
-        hops, links = self._hops(len(x))
-        knn = knn_graph(x, min(max(self.k, *hops, links), len(x) - 1)).idx
-        scores = self.model_.scores(x, knn, torch.arange(len(x)), hops, links)
-        neighbors = knn[:, : hops[0]].sort(1).values
-        edges = torch.stack(
-            (torch.arange(len(x)).repeat_interleave(hops[0]), neighbors.flatten()), 1
-        )
+        return self.cluster_with(Pipeline(validate_data(self, X, dtype=np.float32, reset=False)))
+
+    def cluster_with(self, pipeline: Pipeline) -> Clustering:
+        """`cluster` for large sets: a `Pipeline` with a folder goes on after an interruption.
+
+        Raises:
+            ValueError: features of another width than in `fit`.
+        """
+        check_is_fitted(self, "model_")
+        if pipeline.x.shape[1] != self.n_features_in_:
+            raise ValueError(
+                f"features must have {self.n_features_in_} columns as in fit, "
+                f"got {pipeline.x.shape[1]}"
+            )
+        count = len(pipeline.x)
+        if count < 3:  # a pair has no context
+            none = np.empty((count, 0), dtype=np.int64)
+            return Clustering(np.arange(count), none, none.astype(np.float32))
+        hops, links = self._hops(count)
+        graph = pipeline.graph(min(max(self.k, *hops, links), count - 1))
+        neighbors, scores = pipeline.link_scores(graph, self.model_, hops, links)
+        own = torch.arange(count).repeat_interleave(hops[0])
+        edges = torch.stack((own, neighbors.flatten()), 1)
         pooled = pool_edges(edges, scores.flatten(), self.pooling)
-        labels = link_clusters(*pooled, max_size=self.max_size, step=self.step, num_nodes=len(x))
+        labels = link_clusters(*pooled, max_size=self.max_size, step=self.step, num_nodes=count)
         return Clustering(labels.numpy(), neighbors.numpy(), scores.numpy())
+
+    def save(self, path: str | Path) -> None:
+        """Write settings and weights; `load` reads them."""
+        check_is_fitted(self, "model_")
+        state = {
+            "format": _FORMAT, "params": self.get_params(), "features": self.n_features_in_,
+            "model": self.model_.state_dict(),
+        }  # fmt: skip
+        with replacing(path) as temporary:
+            torch.save(state, temporary)
+
+    @classmethod
+    def load(cls, path: str | Path) -> FaceClusterer:
+        """A clusterer as it was saved, without the labels of its own training faces.
+
+        Raises:
+            ValueError: the file is damaged or something else.
+        """
+        try:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+        except FileNotFoundError:
+            raise
+        except Exception as error:
+            raise ValueError(f"{path} cannot be read as a FaceClusterer: {error}") from error
+        if not isinstance(state, dict) or state.get("format") != _FORMAT:
+            raise ValueError(f"{path} is not a {_FORMAT!r}")
+        clusterer = cls(**state["params"])
+        clusterer.n_features_in_ = state["features"]
+        model = LinkageGCN(state["features"], clusterer.aggregator, tuple(clusterer.channels))  # type: ignore[arg-type]
+        model.load_state_dict(state["model"])
+        clusterer.model_ = model.eval()
+        return clusterer
 
     def fit_predict(self, X: Any, y: Any = None, **kwargs: Any) -> NDArray[np.int64]:
         """The labels of ``fit(X, y)``."""
@@ -196,13 +244,3 @@ def fit_quietly(
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)
     return trainer
-
-
-def _unit(features: NDArray[np.float32]) -> Tensor:
-    x = torch.from_numpy(np.array(features, dtype=np.float32))
-    norms = torch.linalg.vector_norm(x.double(), dim=1)
-    if (norms == 0).any():
-        row = int((norms == 0).nonzero()[0])
-        raise ValueError(f"X must have no zero row: a cosine needs a direction, got row {row}")
-    unit: Tensor = x / norms.unsqueeze(1)
-    return unit.float()

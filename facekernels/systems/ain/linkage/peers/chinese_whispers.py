@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from torch import Tensor
 
 from facekernels.systems.ain.linkage.peers.graph import (
     Labels,
+    Values,
     check_graph,
     check_threshold,
     edge_list,
@@ -41,9 +41,9 @@ class ChineseWhispers:
         if self.iterations < 1:
             raise ValueError(f"iterations must be at least 1, got {self.iterations}")
 
-    def cluster(self, idx: Tensor, sim: Tensor) -> Labels:
+    def cluster(self, idx: Values, sim: Values) -> Labels:
         """``[N, k]`` neighbours and similarities -> ``[N]`` labels."""
-        check_graph(idx, sim)
+        idx, sim = check_graph(idx, sim)
         nodes = len(idx)
         edges, scores = edge_list(idx.cpu(), sim.cpu(), self.threshold)
         indptr, neighbors, weights = symmetric_rows(edges, scores, nodes)

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 
 from facekernels.ops import connected_components
 from facekernels.systems.ain.linkage.peers.graph import (
     Labels,
+    Values,
     check_graph,
     check_threshold,
     edge_list,
@@ -40,9 +40,9 @@ class NeighborDBSCAN:
         if self.min_neighbors < 1:
             raise ValueError(f"min_neighbors must be at least 1, got {self.min_neighbors}")
 
-    def cluster(self, idx: Tensor, sim: Tensor) -> Labels:
+    def cluster(self, idx: Values, sim: Values) -> Labels:
         """``[N, k]`` neighbours and similarities -> ``[N]`` labels."""
-        check_graph(idx, sim)
+        idx, sim = check_graph(idx, sim)
         nodes = len(idx)
         edges, scores = edge_list(idx.cpu(), sim.cpu(), self.threshold)
         core = torch.bincount(edges.flatten(), minlength=nodes) + 1 >= self.min_neighbors

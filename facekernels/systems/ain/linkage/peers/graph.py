@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -11,9 +13,13 @@ from facekernels.ops import pool_edges
 
 Labels = NDArray[np.int64]
 
+Values = Tensor | NDArray[Any]
+"""A tensor or a NumPy array."""
 
-def check_graph(idx: Tensor, sim: Tensor) -> None:
-    """``[N, k]`` int64 nodes and as many similarities."""
+
+def check_graph(idx: Values, sim: Values) -> tuple[Tensor, Tensor]:
+    """``[N, k]`` int64 nodes and as many finite similarities, as tensors."""
+    idx, sim = as_tensor("idx", idx), as_tensor("sim", sim)
     if idx.ndim != 2 or idx.dtype is not torch.int64 or idx.shape[1] == 0:
         raise ValueError(
             f"idx must be [N, k] int64 with k >= 1, got {tuple(idx.shape)} {str(idx.dtype)[6:]}"
@@ -24,13 +30,26 @@ def check_graph(idx: Tensor, sim: Tensor) -> None:
             f"got {tuple(sim.shape)} {str(sim.dtype)[6:]}"
         )
     if len(idx) and (int(idx.min()) < 0 or int(idx.max()) >= len(idx)):
-        raise ValueError(f"idx must hold nodes from 0 to {len(idx) - 1}")
+        low, high = int(idx.min()), int(idx.max())
+        raise ValueError(f"idx must hold nodes from 0 to {len(idx) - 1}, got {low} to {high}")
+    if not bool(torch.isfinite(sim).all()):
+        raise ValueError("sim must be finite, got NaN or infinity")
+    return idx, sim
 
 
-def check_threshold(threshold: float) -> None:
+def as_tensor(name: str, values: Any) -> Tensor:
+    """A tensor as it is, an array as a tensor."""
+    if isinstance(values, np.ndarray):
+        return torch.tensor(values)  # a copy: from_numpy refuses negative strides
+    if not isinstance(values, Tensor):
+        raise TypeError(f"{name} must be a tensor or an array, got {type(values).__name__}")
+    return values
+
+
+def check_threshold(threshold: float, name: str = "threshold") -> None:
     """A cosine similarity."""
     if not -1 <= threshold <= 1:
-        raise ValueError(f"threshold must be a similarity in [-1, 1], got {threshold}")
+        raise ValueError(f"{name} must be a similarity in [-1, 1], got {threshold}")
 
 
 def edge_list(idx: Tensor, sim: Tensor, threshold: float = -torch.inf) -> tuple[Tensor, Tensor]:

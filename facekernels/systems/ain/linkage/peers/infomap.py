@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from torch import Tensor
 
 from facekernels.systems.ain.linkage.peers.graph import (
     Labels,
+    Values,
     check_graph,
     check_threshold,
     edge_list,
@@ -36,15 +36,15 @@ class Infomap:
     trials: int = 1
 
     def __post_init__(self) -> None:
-        check_threshold(self.min_sim)
+        check_threshold(self.min_sim, "min_sim")
         if self.seed < 1 or self.trials < 1:
             raise ValueError(
                 f"seed and trials must be at least 1, got {self.seed} and {self.trials}"
             )
 
-    def cluster(self, idx: Tensor, sim: Tensor) -> Labels:
+    def cluster(self, idx: Values, sim: Values) -> Labels:
         """``[N, k]`` neighbours and similarities -> ``[N]`` labels."""
-        check_graph(idx, sim)
+        idx, sim = check_graph(idx, sim)
         try:
             from infomap import Infomap as Search
         except ImportError as error:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from torch import Tensor
-
 from facekernels.ops import threshold_clusters
 from facekernels.systems.ain.linkage.peers.graph import (
     Labels,
+    Values,
     check_graph,
     check_threshold,
     edge_list,
@@ -28,8 +27,8 @@ class ThresholdComponents:
     def __post_init__(self) -> None:
         check_threshold(self.threshold)
 
-    def cluster(self, idx: Tensor, sim: Tensor) -> Labels:
+    def cluster(self, idx: Values, sim: Values) -> Labels:
         """``[N, k]`` neighbours and similarities -> ``[N]`` labels."""
-        check_graph(idx, sim)
+        idx, sim = check_graph(idx, sim)
         edges, scores = edge_list(idx.cpu(), sim.cpu())
         return threshold_clusters(edges, scores, self.threshold, num_nodes=len(idx)).numpy()
