@@ -144,9 +144,10 @@ def test_scores_of_the_dense_network(
     """Hoisting the first layer and skipping rows changes nothing but rounding."""
     if not table:
         monkeypatch.setattr("facekernels.ops.linkage._TABLE_BYTES", 0)
-    monkeypatch.setattr("facekernels.ops.linkage._BATCH_ROWS", 300)
+    monkeypatch.setattr("facekernels.ops.linkage._CPU_BATCH_ROWS", 300)
     x, knn = random_graph(200, 20)
     pivots = torch.arange(0, 200, 7)
+    assert len(pivots) * 20 >= 200  # enough of them for the table
     weights = network(12)
     want = reference.linkage_scores(x, knn, pivots, weights, k_at_hop=(20, 6), active_connection=6)
     assert want.std() > 0.02

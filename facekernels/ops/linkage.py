@@ -19,7 +19,8 @@ _COMBINE = Op(
     "Tensor? groups, Tensor shift, Tensor(a!) out) -> ()"
 )
 _TABLE_BYTES = 8 << 30  # products of the whole data set that are kept
-_BATCH_ROWS = 16384  # rows of one batch of subgraphs: large enough for matrix products
+# Rows of one batch of subgraphs: on the CPU they should stay in its caches, on a GPU fill it.
+_CPU_BATCH_ROWS, _CUDA_BATCH_ROWS = 4096, 65536
 
 
 class LinkageWeights(NamedTuple):
@@ -100,23 +101,26 @@ def linkage_scores(
             active_connection=active_connection, eps=eps,
         )  # fmt: skip
     with torch.no_grad():
-        network = _Network(_check.resolve_neg(features).contiguous(), weights, eps)
+        # A table of all products pays off where the subgraphs together have more rows than that.
+        reused = len(pivots) * k1 >= len(features)
+        network = _Network(_check.resolve_neg(features).contiguous(), weights, eps, reused)
         scores = features.new_empty(len(pivots), k1)
-        first, step = 0, max(1, _BATCH_ROWS // (k1 * (k_at_hop[1] + 1) + 1))
+        rows = _CPU_BATCH_ROWS if features.is_cpu else _CUDA_BATCH_ROWS
+        first, step = 0, max(1, rows // (k1 * (k_at_hop[1] + 1) + 1))
         while first < len(pivots):
             part = pivots[first : first + step]
             batch = pivot_subgraphs(knn, part, k_at_hop, active_connection)
             scores[first : first + len(part)] = network(batch, part)
             first += len(part)
             # Subgraphs of clustered data are much smaller than they could be.
-            step = max(1, round(_BATCH_ROWS * len(part) / len(batch.nodes)))
+            step = max(1, round(rows * len(part) / len(batch.nodes)))
         return scores
 
 
 class _Network:
     """The weights, prepared once, and the first layer's products of the data set."""
 
-    def __init__(self, features: Tensor, weights: LinkageWeights, eps: float) -> None:
+    def __init__(self, features: Tensor, weights: LinkageWeights, eps: float, reused: bool) -> None:
         w = weights
         self.w = w
         self.features = features
@@ -130,7 +134,7 @@ class _Network:
             torch.cat(weight.chunk(2), 1) for weight in (w.conv2_weight, w.conv3_weight)
         )
         table = features.shape[0] * self.first.shape[1] * features.element_size()
-        self.table = features @ self.first if table <= _TABLE_BYTES else None
+        self.table = features @ self.first if reused and table <= _TABLE_BYTES else None
 
     def __call__(self, batch: PivotSubgraphs, pivots: Tensor) -> Tensor:
         """``[P, k1]`` probabilities."""
