@@ -54,20 +54,16 @@ __global__ void __launch_bounds__(kThreads, 1) filter(const SearchArgs args, con
   FK_SHARED(float, rows, [kDepth][kTile + 4]);
   FK_SHARED(float, columns, [kDepth][kTile + 4]);
   FK_SHARED(float, limits, [kTile]);
-  FK_SHARED(int, wanted, );
   const int thread = static_cast<int>(threadIdx.x);
-  const int64_t row = blockIdx.y * int64_t{kTile};
-  const int64_t column = stripe.begin + blockIdx.x * int64_t{kTile};
-  if (thread == 0) wanted = 0;
-  __syncthreads();
+  const int64_t row = blockIdx.x * int64_t{kTile};
+  const int64_t column = stripe.begin + blockIdx.y * int64_t{kTile};
+  bool counts = false;
   if (thread < kTile) {
     const int64_t q = row + thread;
-    const bool counts = q < args.queries.count && visits(args, stripe, q);
+    counts = q < args.queries.count && visits(args, stripe, q);
     limits[thread] = counts ? args.threshold[q] : HUGE_VALF;
-    if (counts) wanted = 1;
   }
-  __syncthreads();
-  if (!wanted) return;  // the whole block
+  if (!__syncthreads_or(counts)) return;  // the whole block
 
   const int ty = thread / kLanes, tx = thread % kLanes;
   float sums[kPerSide][kPerSide] = {};
@@ -253,7 +249,8 @@ void search_cuda(const SearchArgs& args, Stream stream) {
   for (int64_t begin = 0; begin < rows; begin += width) {
     if (begin > 0) width = std::min(begin, kMaxStripe);
     Stripe stripe{begin, std::min(begin + width, rows), false, false};
-    const dim3 tiles(static_cast<unsigned>((stripe.end - begin + kTile - 1) / kTile), row_tiles);
+    const dim3 tiles(row_tiles,  // x, which may be large
+                     static_cast<unsigned>((stripe.end - begin + kTile - 1) / kTile));
     for (int visit = 0; visit < kVisits; ++visit) {
       stripe.again = visit > 0;
       stripe.last = visit + 1 == kVisits;
