@@ -76,6 +76,7 @@ def _sizes(labels: NDArray[np.int64]) -> str:
         edges = np.unique(np.geomspace(1, sizes.max() + 1, 24).round())
         axes.hist(sizes, bins=edges if len(edges) > 1 else 1, color=_ACCENT)
         axes.set_xscale("log")
+        axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
         axes.set_xlabel("faces in a cluster")
         axes.set_ylabel("clusters")
 
