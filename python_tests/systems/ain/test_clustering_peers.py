@@ -13,12 +13,14 @@ from torch import Tensor
 from facekernels import ops
 from facekernels.metrics import pairwise_f
 from facekernels.systems.ain.linkage.peers import (
+    GCNE,
     GCNV,
     ChineseWhispers,
     Infomap,
     NeighborDBSCAN,
     ThresholdComponents,
 )
+from facekernels.systems.ain.linkage.peers.gcn_e import candidates
 from facekernels.systems.ain.linkage.peers.gcn_v import (
     confidence_to_peaks,
     neighborhood_confidence,
@@ -186,6 +188,45 @@ def test_gcn_v_learns_others_from_rotated_features() -> None:
     )
 
 
+def test_candidates_are_the_dense_ones() -> None:
+    x, _, (idx, sim) = easy()
+    confidence = torch.rand(len(x), generator=torch.Generator().manual_seed(0))
+    graph = normalized_graph(idx, sim)
+    pivots = torch.arange(0, len(x), 3)
+    got = candidates(pivots, confidence, idx, graph)
+    rows = torch.repeat_interleave(torch.arange(len(x)), graph[0].diff())
+    dense = torch.zeros(len(x), len(x))
+    dense[rows, graph[1]] = graph[2]
+    first = 0
+    for pivot in pivots.tolist():
+        nodes = idx[pivot][confidence[idx[pivot]] > confidence[pivot]]
+        block = slice(first, first + len(nodes))
+        first += len(nodes)
+        assert got.nodes[block].tolist() == nodes.tolist()
+        assert (got.pivots[block] == pivot).all()
+        part = dense[nodes][:, nodes]
+        mean = ops.neighbor_mean(x[got.nodes], got.indptr, got.indices, got.weights)[block]
+        torch.testing.assert_close(mean, part / part.sum(1, keepdim=True) @ x[nodes])
+    assert first == len(got.nodes) > 0
+
+
+def test_gcn_e_learns_links_and_keeps_the_others() -> None:
+    x, y = synthetic_identities(40, 15, 32, noise=(0.6, 1.2), seed=10)
+    graph = ops.knn_graph(x, 20)
+    base = GCNV(0.5, hidden=64, lr=0.3, steps=300, rotate=True).fit(x, *graph, y)
+    small = {"tau": 0.5, "channels": (64, 64, 32, 32), "lr": 0.05}
+    untrained = GCNE(base, **small, epochs=0, ignore=0.3).fit(x, *graph, y)
+    trained = GCNE(base, **small, epochs=20, ignore_train=0.3, ignore=0.3).fit(x, *graph, y)
+    assert np.mean(trained.losses[-10:]) < 0.5 * trained.losses[0]
+    f, before = (pairwise_f(y, model.cluster(x, *graph)).f for model in (trained, untrained))
+    assert f > before + 0.1
+    assert f > pairwise_f(y, base.cluster(x, *graph)).f
+    trained.ignore = 1.0  # nobody is left to it
+    assert trained.cluster(x, *graph).tolist() == base.cluster(x, *graph).tolist()
+    with pytest.raises(ValueError, match="not trained: call fit first"):
+        GCNE(base).cluster(x, *graph)
+
+
 IDX, SIM = torch.tensor([[1], [0]]), torch.tensor([[0.5], [0.5]])
 
 
@@ -197,6 +238,9 @@ IDX, SIM = torch.tensor([[1], [0]]), torch.tensor([[0.5], [0.5]])
         (lambda: NeighborDBSCAN(0.5, 0), "min_neighbors must be at least 1"),
         (lambda: Infomap(2.0), r"min_sim must be a similarity in \[-1, 1\], got 2.0"),
         (lambda: GCNV(1.5), r"tau must be a similarity in \[-1, 1\], got 1.5"),
+        (lambda: GCNE(tau=-2), r"tau must be a similarity in \[-1, 1\], got -2"),
+        (lambda: GCNE(ignore=1.5), r"ignore must be a share in \[0, 1\], got 1.5"),
+        (lambda: GCNE(batch_size=0), "batch_size at least 1, got 40 and 0"),
         (lambda: GCNV(steps=-1), "steps at least 0, got 512 and -1"),
         (lambda: GCNV().fit(SIM, IDX, SIM, IDX[:, 0][:1]), r"labels must be \[N\] = \(2,\)"),
         (lambda: GCNV().fit(SIM[:1], IDX, SIM, IDX[:, 0]), r"features must be \[N, D\] = \(2, D\)"),

@@ -14,8 +14,9 @@ from facekernels.systems.ain.linkage.model import GraphConvolution
 from facekernels.systems.ain.linkage.peers.graph import (
     Labels,
     Values,
-    as_tensor,
+    check_features,
     check_graph,
+    check_labels,
     check_threshold,
     edge_list,
     symmetric_rows,
@@ -86,12 +87,7 @@ class GCNV:
             labels: ``[N]`` int64 identities.
         """
         idx, sim = check_graph(idx, sim)
-        features, labels = _features(features, len(idx)), as_tensor("labels", labels)
-        if labels.shape != idx.shape[:1] or labels.is_floating_point():
-            raise ValueError(
-                f"labels must be [N] = ({len(idx)},) integers, "
-                f"got {tuple(labels.shape)} {str(labels.dtype)[6:]}"
-            )
+        features, labels = check_features(features, len(idx)), check_labels(labels, len(idx))
         target = neighborhood_confidence(idx, sim, labels)
         graph = normalized_graph(idx, sim)
         with torch.random.fork_rng(devices=[]):
@@ -128,7 +124,7 @@ class GCNV:
         if self.network is None:
             raise ValueError("GCNV is not trained: call fit first")
         idx, sim = check_graph(idx, sim)
-        features = _features(features, len(idx), len(self.network.conv.weight) // 2)
+        features = check_features(features, len(idx), len(self.network.conv.weight) // 2)
         return self.network(features, *normalized_graph(idx, sim))  # type: ignore[no-any-return]
 
     def cluster(self, features: Values, idx: Values, sim: Values) -> Labels:
@@ -136,18 +132,6 @@ class GCNV:
         idx, sim = check_graph(idx, sim)
         confidence = self.confidence(features, idx, sim)
         return peaks_to_labels(*confidence_to_peaks(confidence, idx, sim), self.tau)
-
-
-def _features(features: Values, nodes: int, width: int | None = None) -> Tensor:
-    """``[N, D]`` float32, with the D that the network was trained on if there is one."""
-    x = as_tensor("features", features)
-    wrong_width = x.ndim == 2 and width is not None and x.shape[1] != width
-    if x.ndim != 2 or len(x) != nodes or x.dtype is not torch.float32 or wrong_width:
-        wanted = f"[N, D] = ({nodes}, {'D' if width is None else width})"
-        raise ValueError(
-            f"features must be {wanted} float32, got {tuple(x.shape)} {str(x.dtype)[6:]}"
-        )
-    return x
 
 
 def neighborhood_confidence(idx: Tensor, sim: Tensor, labels: Tensor) -> Tensor:

@@ -37,6 +37,29 @@ def check_graph(idx: Values, sim: Values) -> tuple[Tensor, Tensor]:
     return idx, sim
 
 
+def check_features(features: Values, nodes: int, width: int | None = None) -> Tensor:
+    """``[N, D]`` float32, with the D that the network was trained on if there is one."""
+    x = as_tensor("features", features)
+    wrong_width = x.ndim == 2 and width is not None and x.shape[1] != width
+    if x.ndim != 2 or len(x) != nodes or x.dtype is not torch.float32 or wrong_width:
+        wanted = f"[N, D] = ({nodes}, {'D' if width is None else width})"
+        raise ValueError(
+            f"features must be {wanted} float32, got {tuple(x.shape)} {str(x.dtype)[6:]}"
+        )
+    return x
+
+
+def check_labels(labels: Values, nodes: int) -> Tensor:
+    """``[N]`` integers."""
+    labels = as_tensor("labels", labels)
+    if labels.shape != (nodes,) or labels.is_floating_point():
+        raise ValueError(
+            f"labels must be [N] = ({nodes},) integers, "
+            f"got {tuple(labels.shape)} {str(labels.dtype)[6:]}"
+        )
+    return labels
+
+
 def as_tensor(name: str, values: Any) -> Tensor:
     """A tensor as it is, an array as a tensor."""
     if isinstance(values, np.ndarray):
