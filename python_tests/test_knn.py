@@ -97,6 +97,32 @@ def test_far_from_the_origin() -> None:
     assert torch.equal(ops.knn_graph(x, 10, metric="l2").idx, want)
 
 
+def hard_for_codes(kind: str, d: int) -> Tensor:
+    """Several blocks of rows on which 8-bit codes say little."""
+    gen = torch.Generator().manual_seed(d)
+    x = torch.randn(1700, d, generator=gen)
+    if kind == "near":  # closer than a step of the codes
+        return x[:1] + 1e-3 * x
+    if kind == "outliers":  # one coordinate sets the step
+        x[:, 0] *= 1000
+    if kind == "norms":  # from 1 to numbers whose squares underflow
+        return x * 10 ** (-28 * torch.rand(1700, 1, generator=gen))
+    return x
+
+
+@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("d", [3, 130])
+@pytest.mark.parametrize("kind", ["plain", "near", "outliers", "norms"])
+def test_codes_lose_nothing(kind: str, d: int, metric: str) -> None:
+    """Where the processor has AVX-512 VNNI, pairs are first compared in 8 bits."""
+    x = hard_for_codes(kind, d)
+    database = torch.cat((x[1000:].flip(0), x[:1000]))
+    for kwargs in ({}, {"rows": (500, 1600), "database": database}):
+        got = ops.knn_graph(x, 6, metric=metric, **kwargs)
+        idx, _ = reference.knn_graph(x, 6, metric=metric, **kwargs)
+        assert torch.equal(got.idx, idx)
+
+
 @settings(max_examples=40, deadline=None)
 @given(
     n=st.integers(2, 130), d=st.integers(1, 40), data=st.data(), metric=st.sampled_from(METRICS),
