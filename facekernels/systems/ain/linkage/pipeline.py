@@ -18,7 +18,7 @@ from facekernels.systems.ain.linkage.model import LinkageGCN
 Progress = Callable[[str, int, int], None]
 """Called with what is being done, how many parts are done, and how many there are."""
 
-_WHOLE = 50_000  # faces up to which the graph is one part, and costs half
+_WHOLE = 200_000  # faces up to which the graph is one part, and costs half
 
 
 class LinkScores(NamedTuple):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any, NamedTuple
@@ -21,6 +21,7 @@ from facekernels.metrics import bcubed_f, nmi, pairwise_f
 from facekernels.ops import KNNGraph, knn_graph
 from facekernels.systems.ain.linkage.clusterer import FaceClusterer
 from facekernels.systems.ain.linkage.peers import (
+    GCNE,
     GCNV,
     ChineseWhispers,
     Infomap,
@@ -36,6 +37,7 @@ METHODS = {
     "whispers": "Chinese whispers",
     "infomap": "Infomap",
     "gcn_v": "GCN-V, rotated steps",
+    "gcn_e": "GCN-V and GCN-E, rotated steps",
     "linkage": "linkage network, as published",
     "rotated": "linkage network, rotated batches",
 }
@@ -62,6 +64,7 @@ class Task:
     epochs: int = 4
     channels: tuple[int, int, int, int] = (512, 512, 256, 256)
     gcn_v_steps: int = 1500
+    gcn_e_epochs: int = 20
 
 
 def _synthetic(
@@ -94,7 +97,7 @@ TASKS = {
     "digits": Task("scikit-learn's digits, five known, five others", _digits, 40, (40, 5), 250),
     "quick": Task(
         "60 identities of 10 images, 64-d, sigma 0.6 to 1.3 (a check, not a result)",
-        lambda seed: _synthetic(60, 10, (0.6, 1.3), seed), 15, (15, 4), 12, 3, (64, 64, 32, 32), 50,
+        lambda seed: _synthetic(60, 10, (0.6, 1.3), seed), 15, (15, 4), 12, 3, (64, 64, 32, 32), 50, 2,
     ),
 }  # fmt: skip
 
@@ -205,13 +208,18 @@ def _prepared(
             channels=task.channels, rotate=method == "rotated", seed=seed,
         ).fit(known.x.numpy(), known.y.numpy())  # fmt: skip
         return (lambda: model.predict(faces.x.numpy())), f"max_size {task.max_size}"
-    if method == "gcn_v":
+    if method in ("gcn_v", "gcn_e"):
         network = GCNV(hidden=128, steps=task.gcn_v_steps, lr=0.3, rotate=True, seed=seed)
+        if method == "gcn_e":
+            network = GCNE(
+                network, channels=task.channels, epochs=task.gcn_e_epochs, rotate=True, seed=seed
+            )
         network.fit(known.x, *graph, known.y)
-        tau = max(_THRESHOLDS, key=lambda t: _f(
-            known, GCNV(t, network=network.network).cluster(known.x, *graph)))  # fmt: skip
-        network.tau = tau
-        return (lambda: network.cluster(faces.x, *other)), f"tau {tau}"
+        tau = max(
+            _THRESHOLDS, key=lambda t: _f(known, replace(network, tau=t).cluster(known.x, *graph))
+        )
+        best_cut = replace(network, tau=tau)
+        return (lambda: best_cut.cluster(faces.x, *other)), f"tau {tau}"
     makers: dict[str, list[Any]] = {
         "threshold": [ThresholdComponents(t) for t in _THRESHOLDS],
         "oracle": [ThresholdComponents(t) for t in _THRESHOLDS],

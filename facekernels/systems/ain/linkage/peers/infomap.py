@@ -54,8 +54,7 @@ class Infomap:
         if len(edges) == 0:
             return labels
         search = Search(silent=True, two_level=True, seed=self.seed, num_trials=self.trials)
-        rows = np.column_stack((edges.numpy(), scores.numpy().astype(np.float64)))
-        search.add_links([(int(a), int(b), w) for a, b, w in rows])
+        search.add_links(np.column_stack((edges.numpy(), scores.numpy().astype(np.float64))))
         modules = search.run().modules()
         nodes = np.fromiter(modules.keys(), dtype=np.int64)
         labels[nodes] = len(idx) + np.fromiter(modules.values(), dtype=np.int64)
