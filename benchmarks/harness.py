@@ -11,7 +11,7 @@ from __future__ import annotations
 import gc
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from statistics import median, quantiles
 from typing import Any
@@ -134,10 +134,19 @@ def run_case(
     clock: Callable[[], float] = CPU_CLOCK,
     seconds: float = 3.0,
     ceilings: Mapping[str, float] | None = None,
+    dtype: torch.dtype = torch.float32,
 ) -> dict[str, Any]:
-    """Measure one case; the result is a row of the JSON file."""
+    """Measure one case; the result is a row of the JSON file.
+
+    With another `dtype` the float32 inputs are cast to it; peers that refuse it are noted.
+
+    Raises:
+        Unsupported: facekernels itself refuses the dtype in this case.
+    """
     torch.compiler.reset()  # or the recompilation limit turns compiled peers into eager ones
     workload = case.setup(device)
+    if dtype != torch.float32:
+        workload = cast_workload(workload, dtype)
     torch.manual_seed(0)
     inputs = workload.make_inputs()
     errors = {
@@ -168,6 +177,40 @@ def run_case(
         "ceiling_share": _ceiling_share(timings, workload, ceilings or {}),
         "unavailable": workload.unavailable | notes,
     }
+
+
+class Unsupported(Exception):
+    """A case that facekernels has not in this dtype."""
+
+
+def cast_workload(workload: Workload, dtype: torch.dtype) -> Workload:
+    """The workload with float32 inputs cast, without the implementations that refuse them."""
+
+    def make_inputs() -> Inputs:
+        return tuple(_cast(t, dtype) for t in workload.make_inputs())
+
+    inputs, implementations, refused = make_inputs(), {}, {}
+    for name, function in workload.implementations.items():
+        try:
+            function(*inputs)
+            implementations[name] = function
+        except Exception as error:  # each library has its own
+            refused[name] = str(error).splitlines()[0] if str(error) else type(error).__name__
+    if OURS in refused:
+        raise Unsupported(refused[OURS])
+    return replace(
+        workload,
+        make_inputs=make_inputs,
+        implementations=implementations,
+        bytes=workload.bytes * dtype.itemsize // 4,
+        unavailable=workload.unavailable | refused,
+    )
+
+
+def _cast(t: Any, dtype: torch.dtype) -> Any:
+    if not isinstance(t, Tensor) or t.dtype != torch.float32:
+        return t
+    return t.detach().to(dtype).requires_grad_(t.requires_grad)
 
 
 def measure_ceilings(

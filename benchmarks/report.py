@@ -66,12 +66,18 @@ def heading(result: Result) -> str:
         f"{name.split('_')[0]} {value:.0f} {'GFLOP/s' if 'flop' in name else 'GB/s'}"
         for name, value in result["ceilings"].items()
     )
-    threads = result["threads"]
     return (
-        f"## {machine}, {threads} thread{'s' if threads > 1 else ''}\n\n"
+        f"## {machine}, {conditions(result)}\n\n"
         f"{result['date'][:10]}, commit {result['commit'] or 'unknown'}, "
         f"{timer[result['timer']]}. {versions}. Ceilings of this run: {ceilings}.\n"
     )
+
+
+def conditions(result: Result) -> str:
+    """`1 thread`, `2 threads, bfloat16`."""
+    threads, dtype = result["threads"], result.get("dtype", "float32")
+    text = f"{threads} thread{'s' if threads > 1 else ''}"
+    return text if dtype == "float32" else f"{text}, {dtype}"
 
 
 def tables(result: Result) -> str:
@@ -199,11 +205,10 @@ def plot(result: Result, stem: Path) -> list[Path]:
     axes.text(1.01, -1, "facekernels;  fastest peer", transform=aside, fontsize=7.5, style="italic")
     axes.set_xlabel("time of the peer / time of facekernels (shaded: the peer is faster)", size=8)
     machine = result["gpu"] or f"{result['cpu']}, {result['cpu_variant']} kernels"
-    threads = result["threads"]
     handles = [axes.plot([], [], linestyle="", label=n, **style)[0] for n, style in styles.items()]
     figure.legend(
         handles=handles,
-        title=f"{machine}, {threads} thread{'s' if threads > 1 else ''}, {result['date'][:10]}",
+        title=f"{machine}, {conditions(result)}, {result['date'][:10]}",
         title_fontproperties={"weight": "bold", "size": 10},
         fontsize=8,
         ncols=4,

@@ -48,7 +48,9 @@ def run(arguments: Namespace) -> int:
     timer = arguments.timer or ("cpu" if arguments.threads == 1 else "wall")
     clock = harness.CPU_CLOCK if timer == "cpu" else harness.WALL_CLOCK
     seconds = arguments.seconds or (0.5 if arguments.quick else 2.0)
-    result = describe(device, arguments.threads, "events" if device.type == "cuda" else timer)
+    result = describe(
+        device, arguments.threads, "events" if device.type == "cuda" else timer, arguments.dtype
+    )
     output = arguments.output or default_output(result, arguments)
 
     print(f"{result['cpu']}, {result['gpu'] or 'no GPU'}; {len(cases)} cases on {device.type}")
@@ -57,7 +59,13 @@ def run(arguments: Namespace) -> int:
     started = time.perf_counter()
     for number, case in enumerate(cases, 1):
         print(f"[{number}/{len(cases)}] {case.name} ...", end=" ", flush=True)
-        row = harness.run_case(case, device, clock, seconds, result["ceilings"])
+        try:
+            row = harness.run_case(
+                case, device, clock, seconds, result["ceilings"], getattr(torch, arguments.dtype)
+            )
+        except harness.Unsupported as reason:
+            print(f"not in {arguments.dtype}: {reason}", flush=True)
+            continue
         result["rows"].append(row)
         write(result, output)  # after every case: an interrupted run keeps what it measured
         print(report.one_line(row), flush=True)
@@ -86,7 +94,9 @@ def set_threads(threads: int) -> None:
     cv2.setNumThreads(threads)
 
 
-def describe(device: torch.device, threads: int, timer: str) -> dict[str, Any]:
+def describe(
+    device: torch.device, threads: int, timer: str, dtype: str = "float32"
+) -> dict[str, Any]:
     """Everything but the rows: where, with what, and when."""
     environment = collect_env.collect()
     gpu = torch.cuda.get_device_name() if device.type == "cuda" else None
@@ -102,6 +112,7 @@ def describe(device: torch.device, threads: int, timer: str) -> dict[str, Any]:
         "device": device.type,
         "threads": threads,
         "timer": timer,
+        "dtype": dtype,
         "versions": {"python": environment["python"]["version"]} | _versions(),
         "compiler": environment["extension"]["compiler"],
         "cuda_toolkit": environment["extension"]["cuda_toolkit"],
@@ -111,9 +122,10 @@ def describe(device: torch.device, threads: int, timer: str) -> dict[str, Any]:
 
 
 def default_output(result: dict[str, Any], arguments: Namespace) -> Path:
-    """`benchmarks/results/<machine>/<device>-<threads>t[-quick|-part].json`."""
+    """`benchmarks/results/<machine>/<device>-<threads>t[-<dtype>][-quick|-part].json`."""
     machine = slug(result["gpu"] or result["cpu"])
-    suffix = "-part" if arguments.filter else "-quick" if arguments.quick else ""
+    suffix = "" if result["dtype"] == "float32" else f"-{result['dtype']}"
+    suffix += "-part" if arguments.filter else "-quick" if arguments.quick else ""
     return RESULTS / machine / f"{result['device']}-{result['threads']}t{suffix}.json"
 
 

@@ -74,6 +74,26 @@ def test_forward_backward_returns_gradients() -> None:
     assert grad.tolist() == [4.0, 60.0]
 
 
+def test_another_dtype_casts_inputs_and_drops_peers_that_refuse_it() -> None:
+    def refuses(x: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
+        if x.dtype is not torch.float32:
+            raise TypeError("only float32\nand more")
+        return x
+
+    functions = {harness.OURS: lambda x, index: x, "strict": refuses}
+    inputs = (torch.zeros(8, requires_grad=True), torch.zeros(8, dtype=torch.int64))
+    workload = harness.Workload(lambda: inputs, functions, bytes=400)
+    half = harness.cast_workload(workload, torch.bfloat16)
+    x, index = half.make_inputs()
+    assert (x.dtype, x.requires_grad, index.dtype) == (torch.bfloat16, True, torch.int64)
+    assert half.bytes == 200
+    assert list(half.implementations) == [harness.OURS]
+    assert half.unavailable == {"strict": "only float32"}
+    workload.implementations = {harness.OURS: refuses}
+    with pytest.raises(harness.Unsupported, match="only float32"):
+        harness.cast_workload(workload, torch.float64)
+
+
 def timing_us(median: float) -> dict[str, float]:
     return {"median": median, "q1": 0.9 * median, "q3": 1.1 * median, "min": median, "rounds": 7}
 

@@ -28,6 +28,12 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--threads", type=_positive, default=1, metavar="N", help="default: 1")
     p.add_argument("--device", choices=("cpu", "cuda"), help="default: CUDA if there is a GPU")
     p.add_argument(
+        "--dtype",
+        choices=("float32", "float64", "bfloat16", "float16"),
+        default="float32",
+        help="of the inputs; peers that refuse it are left out (default: float32)",
+    )
+    p.add_argument(
         "--timer",
         choices=("cpu", "wall"),
         help="process CPU time or wall clock; default: cpu with 1 thread, else wall",

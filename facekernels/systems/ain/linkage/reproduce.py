@@ -97,7 +97,8 @@ TASKS = {
     "digits": Task("scikit-learn's digits, five known, five others", _digits, 40, (40, 5), 250),
     "quick": Task(
         "60 identities of 10 images, 64-d, sigma 0.6 to 1.3 (a check, not a result)",
-        lambda seed: _synthetic(60, 10, (0.6, 1.3), seed), 15, (15, 4), 12, 3, (64, 64, 32, 32), 50, 2,
+        lambda seed: _synthetic(60, 10, (0.6, 1.3), seed), 15, (15, 4), 12, 3, (64, 64, 32, 32),
+        50, 2,
     ),
 }  # fmt: skip
 
