@@ -160,6 +160,29 @@ def test_scores_just_below_one_are_told_apart() -> None:
     assert ops.link_clusters(edges, scores, max_size=2, num_nodes=3).tolist() == [0, 0, 1]
 
 
+@pytest.mark.parametrize("score", [0.6, 0.84, 1 - 2.0**-24])
+@pytest.mark.parametrize("lowest", [0.0, 0.2, 0.3, 0.5])
+def test_float32_scores_at_a_threshold_end(score: float, lowest: float) -> None:
+    """0.84 in float32 lies below the threshold 0.84 that it is rounded from."""
+    edges = torch.tensor([[0, 1], [1, 2], [2, 3], [3, 4], [6, 7]])
+    scores = torch.tensor([score] * 4 + [lowest])
+    got = ops.link_clusters(edges, scores, max_size=3, num_nodes=8)
+    exact = rising(edges.tolist(), scores.tolist(), 3, 0.6, 8)
+    assert torch.equal(got, exact)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("seed", range(8))
+def test_nearly_saturated_float32_scores_end(seed: int) -> None:
+    gen = torch.Generator().manual_seed(seed)
+    pooled = ops.pool_edges(
+        torch.randint(0, 400, (1200, 2), generator=gen),
+        torch.sigmoid(3 * torch.randn(1200, generator=gen) + 12).clamp(max=1 - 2.0**-24),
+    )
+    got = ops.link_clusters(*pooled, max_size=20, num_nodes=400)
+    assert torch.bincount(got).max() <= 20
+
+
 @pytest.mark.filterwarnings("error")
 def test_nodes_without_edges_are_clusters() -> None:
     none = torch.empty(0, 2, dtype=torch.int64)

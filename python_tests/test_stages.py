@@ -137,6 +137,22 @@ def test_any_flipped_byte_is_noticed(pipeline: Counted, name: str) -> None:
         assert pipeline.computed() == ["knn"]
 
 
+def test_a_flipped_byte_of_a_large_file_is_noticed(tmp_path: Path) -> None:
+    """Inputs of this size are sampled; files of stages are not."""
+    size = (1 << 26) + (1 << 22)
+
+    def run() -> None:
+        Stages(tmp_path, {}).stage("large", lambda: {"x": np.zeros(size, dtype=np.uint8)})
+
+    run()
+    sampled = np.linspace(0, size - (1 << 20), 64).astype(int)
+    between = int(sampled[3]) + (1 << 20) + 10
+    assert between < sampled[4]
+    flip(tmp_path / "large.x.npy", 128 + between)
+    with pytest.warns(StageWarning, match=r"large\.x\.npy is damaged: its checksum is wrong"):
+        run()
+
+
 @pytest.mark.parametrize(
     ("damage", "message"),
     [

@@ -162,6 +162,7 @@ def link_clusters(
         return torch.arange(num_nodes, device=edges.device)
     if not bool((scores <= 1).all()):
         raise ValueError("scores must be at most 1, and numbers")
+    scores = scores.double()  # as the thresholds: one that drops no edge must be seen to do so
     own = torch.arange(num_nodes, device=edges.device)
     roots, active = own, torch.ones_like(own, dtype=torch.bool)
     threshold = float(scores.min())
@@ -181,7 +182,7 @@ def link_clusters(
                 count = len(torch.unique(found[active]))
                 warnings.warn(
                     f"{count} clusters have more than max_size = {max_size} nodes: the scores "
-                    "within them are 1 and no threshold can split them",
+                    "within them are too near to 1 for a threshold to split them",
                     stacklevel=2,
                 )
                 return relabeled(torch.where(active, found, roots))
