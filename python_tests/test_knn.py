@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -11,6 +13,8 @@ from torch.nn import functional as F
 
 import facekernels as fk
 from facekernels import ops, reference
+from facekernels._op import current_backend
+from facekernels.ops import knn
 
 METRICS = ("cosine", "ip", "l2")
 emulated = pytest.mark.skipif(
@@ -97,16 +101,16 @@ def test_far_from_the_origin() -> None:
     assert torch.equal(ops.knn_graph(x, 10, metric="l2").idx, want)
 
 
-def hard_for_codes(kind: str, d: int) -> Tensor:
-    """Several blocks of rows on which 8-bit codes say little."""
+def hard_to_round(kind: str, n: int, d: int) -> Tensor:
+    """Rows of which 8-bit codes and halves say little."""
     gen = torch.Generator().manual_seed(d)
-    x = torch.randn(1700, d, generator=gen)
+    x = torch.randn(n, d, generator=gen)
     if kind == "near":  # closer than a step of the codes
         return x[:1] + 1e-3 * x
     if kind == "outliers":  # one coordinate sets the step
         x[:, 0] *= 1000
     if kind == "norms":  # from 1 to numbers whose squares underflow
-        return x * 10 ** (-28 * torch.rand(1700, 1, generator=gen))
+        return x * 10 ** (-28 * torch.rand(n, 1, generator=gen))
     return x
 
 
@@ -115,7 +119,7 @@ def hard_for_codes(kind: str, d: int) -> Tensor:
 @pytest.mark.parametrize("kind", ["plain", "near", "outliers", "norms"])
 def test_codes_lose_nothing(kind: str, d: int, metric: str) -> None:
     """Where the processor has AVX-512 VNNI, pairs are first compared in 8 bits."""
-    x = hard_for_codes(kind, d)
+    x = hard_to_round(kind, 1700, d)
     database = torch.cat((x[1000:].flip(0), x[:1000]))
     for kwargs in ({}, {"rows": (500, 1600), "database": database}):
         got = ops.knn_graph(x, 6, metric=metric, **kwargs)
@@ -159,14 +163,90 @@ def test_emulated_cuda(n: int, d: int, k: int, metric: str) -> None:
         assert torch.equal(got.sim, want.sim)
 
 
+@pytest.fixture
+def searches(monkeypatch: pytest.MonkeyPatch) -> list[tuple[torch.dtype, int, str]]:
+    """Of every search that a call makes: dtype of the filter, queries, back end."""
+    made = []
+
+    def recorded(queries: Any, slack: Tensor, *args: Any) -> Tensor:
+        made.append((queries.filter.dtype, len(slack), current_backend()))
+        return search(queries, slack, *args)
+
+    search = knn._search
+    monkeypatch.setattr(knn, "_search", recorded)
+    return made
+
+
 @emulated
-def test_emulated_cuda_with_more_ties_than_room(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Stripes that bring too much are visited again; what still does not fit goes to the CPU."""
-    x = torch.cat((clustered(60, 8), torch.ones(600, 8), torch.eye(8)))
-    want = ops.knn_graph(x, 5)
+@pytest.mark.parametrize("metric", METRICS)
+def test_halves_are_enough_for_ordinary_rows(
+    metric: str, searches: list[tuple[torch.dtype, int, str]]
+) -> None:
+    """Several tiles of columns for a block, several stripes, a last step of 16 elements."""
+    x = clustered(1100, 34)
+    want = ops.knn_graph(x, 20, metric=metric)
+    searches.clear()
     with fk.backend("emulated"):
-        got = ops.knn_graph(x, 5)
+        got = ops.knn_graph(x, 20, metric=metric)
     assert torch.equal(got.idx, want.idx)
+    assert searches == [(torch.float16, len(x), "emulated")]
+
+
+@emulated
+@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("d", [3, 50])
+@pytest.mark.parametrize("kind", ["near", "outliers", "norms"])
+def test_halves_lose_nothing(kind: str, d: int, metric: str) -> None:
+    """Thresholds in halves keep every true neighbour, or the query is searched in floats."""
+    x = hard_to_round(kind, 600, d)
+    database = torch.cat((x[200:].flip(0), x[:200]))
+    for kwargs in ({}, {"rows": (70, 210), "database": database}):
+        want = ops.knn_graph(x, 6, metric=metric, **kwargs)
+        with fk.backend("emulated"):
+            got = ops.knn_graph(x, 6, metric=metric, **kwargs)
+        assert torch.equal(got.idx, want.idx)
+
+
+@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("d", [3, 130])
+@pytest.mark.parametrize("kind", ["plain", "near", "outliers", "norms"])
+def test_error_of_halves_is_bounded(kind: str, d: int, metric: str) -> None:
+    x = hard_to_round(kind, 300, d)
+    queries, data = knn._sides(x, x, metric)
+    rows, columns, slack = knn._half_filter(queries.filter, data.filter, metric)
+    exact = queries.filter.double()
+    if metric == "ip":
+        exact /= exact.norm(dim=1, keepdim=True)
+    error = (exact @ data.filter.double().T - rows.double() @ columns.double().T).abs().amax(1)
+    bound = slack.double() / 2
+    assert (error <= bound).all()
+    if kind == "plain":  # and of the size of what is lost
+        assert bound.max() < 1e-3
+        assert error.max() > 0.05 * bound.max()
+
+
+@emulated
+@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("own", [True, False])
+def test_emulated_cuda_with_more_ties_than_room(
+    own: bool, metric: str, searches: list[tuple[torch.dtype, int, str]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """Visited again with the halves, then searched with floats, at last on the CPU."""
+    x = torch.cat((clustered(60, 8), torch.ones(300, 8), torch.eye(8)))
+    want = ops.knn_graph(x, 5, metric=metric, exclude_self=own)
+    for room in (2048, 256):
+        monkeypatch.setattr(knn, "_MAX_CUDA_CAPACITY", room)
+        searches.clear()
+        with fk.backend("emulated"):
+            got = ops.knn_graph(x, 5, metric=metric, exclude_self=own)
+        assert torch.equal(got.idx, want.idx)
+        torch.testing.assert_close(got.sim, want.sim, rtol=1e-6, atol=1e-6)
+        halves, floats, *rest = searches
+        assert halves == (torch.float16, len(x), "emulated")
+        assert floats[0] is torch.float32
+        assert 300 <= floats[1] <= len(x)
+        assert set(rest) == (set() if room == 2048 else {(torch.float32, 1, "auto")})
 
 
 def test_threads_change_nothing() -> None:

@@ -47,6 +47,8 @@ const char* operation_name(Operation operation) {
     case Operation::kMatchAny: return "__match_any_sync";
     case Operation::kMatchAll: return "__match_all_sync";
     case Operation::kReduce: return "__reduce_*_sync";
+    case Operation::kMatrixLoad: return "ldmatrix";
+    case Operation::kMatrixProduct: return "mma.sync";
   }
   return "unknown operation";
 }

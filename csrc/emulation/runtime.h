@@ -34,10 +34,13 @@ enum class Operation : uint8_t {
   kMatchAny,
   kMatchAll,
   kReduce,
+  // and of whole warps
+  kMatrixLoad,
+  kMatrixProduct,
 };
 
 inline constexpr unsigned kLanes = 32;
-inline constexpr unsigned kMaxLaneBytes = 16;
+inline constexpr unsigned kMaxLaneBytes = 32;
 
 // What one lane hands to a warp function and gets back.
 struct LaneData {

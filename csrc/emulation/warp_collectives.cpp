@@ -6,6 +6,13 @@
 #include "sanitizer_hooks.h"
 
 namespace facekernels::emulation {
+namespace {
+
+bool needs_whole_warp(Operation operation) {
+  return operation == Operation::kMatrixLoad || operation == Operation::kMatrixProduct;
+}
+
+}  // namespace
 
 void warp_collective(const WarpCall& call, const SourceLocation& where) {
   BlockEngine::current().meet_lanes(call, where);
@@ -97,6 +104,10 @@ void BlockEngine::finish_warp_call(const PendingWarpCall& call, uint32_t warp_in
   }
   if (call.operation == Operation::kShuffle && config().strict) {
     check_shuffle_sources(call, lanes, warp_index);
+  }
+  if (needs_whole_warp(call.operation) && call.arrived != 0xffffffffu) {
+    fail(std::string(operation_name(call.operation)) + " at " + location_text(call.where) +
+         ": all 32 lanes must take part, present " + mask_text(call.arrived));
   }
   if (call.combine) {
     const sanitizer::IgnoreAccesses ignore;

@@ -6,7 +6,7 @@
 // in double, best first, of equal scores the lower index. Two steps, of which nothing as large as
 // queries x rows remains:
 //
-//   filter   float approximations <q~, x~> of a function that ranks as the score does, each within
+//   filter   approximations <q~, x~> of a function that ranks as the score does, each within
 //            slack(q) / 2 of it. A candidate is whatever is not more than slack(q) below the k-th
 //            best approximation so far, so the true neighbours always are.
 //   finish   exact scores of the candidates, sorted.
@@ -27,7 +27,9 @@ enum class Metric : int32_t { kInnerProduct, kSquaredDistance };
 
 struct Rows {
   int64_t count;
-  const float* filter;  // [count, filter_dim]
+  // One of the two, [count, filter_dim]. Halves, of a filter_dim divisible by 16, are for CUDA.
+  const float* filter;
+  const void* halves;
   const void* exact;    // [count, dim], float or double
   const double* scale;  // [count], or null for 1
 };

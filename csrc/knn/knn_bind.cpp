@@ -17,9 +17,12 @@ Rows rows_of(const char* name, const TensorView& filter, const TensorView& exact
              const OptionalView& scale, const TensorView& like_filter,
              const TensorView& like_exact) {
   const int64_t n = exact.size(0);
-  check_dense(name, filter, DType::kFloat32, like_filter.device, {n, like_filter.size(1)});
+  const bool halves = like_filter.dtype == DType::kFloat16;
+  check_dense(name, filter, halves ? DType::kFloat16 : DType::kFloat32, like_filter.device,
+              {n, like_filter.size(1)});
   check_dense(name, exact, like_exact.dtype, like_filter.device, {n, like_exact.size(1)});
-  Rows rows{n, filter.data_as<float>(), exact.data, nullptr};
+  Rows rows{n, halves ? nullptr : filter.data_as<float>(), halves ? filter.data : nullptr,
+            exact.data, nullptr};
   if (scale) {
     check_dense("scale", *scale, DType::kFloat64, like_filter.device, {n});
     rows.scale = scale->data_as<double>();

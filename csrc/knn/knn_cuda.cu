@@ -8,18 +8,17 @@
 #include "core/device.cuh"
 #include "knn/knn.h"
 #include "knn/knn_math.h"
+#include "knn/knn_tiles.cuh"
 
 namespace facekernels::knn {
 namespace {
 
 constexpr int kThreads = 256;
-constexpr int kTile = 128;   // queries and columns of a block
-constexpr int kDepth = 8;    // elements of one step
-constexpr int kPerSide = 8;  // rows and columns of a thread
-constexpr int kLanes = kTile / kPerSide;
+constexpr int kTilesPerBlock = 4;  // of columns: the copies of one run behind the products before
 constexpr int kSortThreads = 128;
 constexpr int kVisits = 4;  // of a stripe
-constexpr int64_t kMaxStripe = 8192;
+constexpr int64_t kMaxStripe = 1 << 20;
+constexpr unsigned kWarp = 0xffffffffu;
 
 // overflow while the search runs: how the query stands after a visit of a stripe.
 constexpr uint8_t kDone = 0, kLost = 1, kAgain = 2;
@@ -32,6 +31,11 @@ struct Stripe {
 
 __device__ __forceinline__ bool visits(const SearchArgs& args, const Stripe& stripe, int64_t q) {
   return args.overflow[q] == (stripe.again ? kAgain : kDone);
+}
+
+// What a score must be above to count for query q.
+__device__ __forceinline__ float limit(const SearchArgs& args, const Stripe& stripe, int64_t q) {
+  return q < args.queries.count && visits(args, stripe, q) ? args.threshold[q] : HUGE_VALF;
 }
 
 __device__ __forceinline__ float next_below(float x) {
@@ -48,68 +52,71 @@ __global__ void __launch_bounds__(kThreads, 1) start(const SearchArgs args) {
   args.overflow[q] = kDone;
 }
 
-// Thread (ty, tx) owns rows ty + 16 i and columns tx + 16 j of the tile: neighbours in a warp read
-// neighbouring words of shared memory.
-__global__ void __launch_bounds__(kThreads, 1) filter(const SearchArgs args, const Stripe stripe) {
-  FK_SHARED(float, rows, [kDepth][kTile + 4]);
-  FK_SHARED(float, columns, [kDepth][kTile + 4]);
-  FK_SHARED(float, limits, [kTile]);
-  const int thread = static_cast<int>(threadIdx.x);
-  const int64_t row = blockIdx.x * int64_t{kTile};
-  const int64_t column = stripe.begin + blockIdx.y * int64_t{kTile};
-  bool counts = false;
-  if (thread < kTile) {
-    const int64_t q = row + thread;
-    counts = q < args.queries.count && visits(args, stripe, q);
-    limits[thread] = counts ? args.threshold[q] : HUGE_VALF;
-  }
-  if (!__syncthreads_or(counts)) return;  // the whole block
-
-  const int ty = thread / kLanes, tx = thread % kLanes;
-  float sums[kPerSide][kPerSide] = {};
-  for (int64_t first = 0; first < args.filter_dim; first += kDepth) {
-    for (int i = thread; i < kTile * kDepth; i += kThreads) {
-      const int r = i / kDepth, d = i % kDepth;
-      const bool inside = first + d < args.filter_dim;
-      const int64_t at = first + d;
-      rows[d][r] = inside && row + r < args.queries.count
-                       ? args.queries.filter[(row + r) * args.filter_dim + at]
-                       : 0.0f;
-      columns[d][r] = inside && column + r < stripe.end
-                          ? args.database.filter[(column + r) * args.filter_dim + at]
-                          : 0.0f;
-    }
-    __syncthreads();
-    FK_UNROLL
-    for (int d = 0; d < kDepth; ++d) {
-      float a[kPerSide], b[kPerSide];
-      FK_UNROLL
-      for (int i = 0; i < kPerSide; ++i) a[i] = rows[d][ty + kLanes * i];
-      FK_UNROLL
-      for (int j = 0; j < kPerSide; ++j) b[j] = columns[d][tx + kLanes * j];
-      FK_UNROLL
-      for (int i = 0; i < kPerSide; ++i) {
-        FK_UNROLL
-        for (int j = 0; j < kPerSide; ++j) sums[i][j] += a[i] * b[j];
-      }
-    }
-    __syncthreads();
-  }
-
+// Room for `count` more candidates of query q; all lanes of the warp call, the lanes of one query
+// with one atomic. Returns where this lane's begin.
+template <int kLanes>
+__device__ __forceinline__ int reserve(const SearchArgs& args, int64_t q, int count) {
+  const int lane = static_cast<int>(threadIdx.x) % kLanes;
+  int until = count;  // of this lane and those before
   FK_UNROLL
-  for (int i = 0; i < kPerSide; ++i) {
-    const float limit = limits[ty + kLanes * i];
-    const int64_t q = row + ty + kLanes * i;
+  for (int offset = 1; offset < kLanes; offset *= 2) {
+    const int before = __shfl_up_sync(kWarp, until, offset, kLanes);
+    if (lane >= offset) until += before;
+  }
+  int first = 0;
+  if (lane == kLanes - 1 && until > 0) first = atomicAdd(&args.candidate_count[q], until);
+  return __shfl_sync(kWarp, first, kLanes - 1, kLanes) + until - count;
+}
+
+// Appends the scores of the tile at `row`, `column` that are above their query's limit.
+template <class Tile>
+__device__ __forceinline__ void append(const SearchArgs& args, const Stripe& stripe,
+                                       const Tile& tile, int64_t row, int64_t column) {
+  float limits[Tile::kOwnRows];
+  FK_UNROLL
+  for (int i = 0; i < Tile::kOwnRows; ++i) limits[i] = limit(args, stripe, row + Tile::row(i));
+  FK_UNROLL
+  for (int i = 0; i < Tile::kOwnRows; ++i) {
+    bool any = false;
     FK_UNROLL
-    for (int j = 0; j < kPerSide; ++j) {
-      const int64_t x = column + tx + kLanes * j;
-      if (!(sums[i][j] > limit) || x >= stripe.end) continue;
-      if (args.self_offset >= 0 && x == q + args.self_offset) continue;
-      const int at = atomicAdd(&args.candidate_count[q], 1);
-      if (at >= args.capacity) continue;
-      args.candidate_score[q * args.capacity + at] = sums[i][j];
-      args.candidate_index[q * args.capacity + at] = static_cast<int32_t>(x);
+    for (int j = 0; j < Tile::kOwnColumns; ++j) any |= tile.score(i, j) > limits[i];
+    if (!__any_sync(kWarp, any)) continue;
+
+    const int64_t q = row + Tile::row(i);
+    unsigned hits = 0;
+    FK_UNROLL
+    for (int j = 0; j < Tile::kOwnColumns; ++j) {
+      const int64_t x = column + Tile::column(j);
+      const bool itself = args.self_offset >= 0 && x == q + args.self_offset;
+      if (tile.score(i, j) > limits[i] && x < stripe.end && !itself) hits |= 1u << j;
     }
+    int at = reserve<Tile::kLanesPerRow>(args, q, __popc(hits));
+    FK_UNROLL
+    for (int j = 0; j < Tile::kOwnColumns; ++j) {
+      if (!(hits >> j & 1)) continue;
+      if (at < args.capacity) {
+        args.candidate_score[q * args.capacity + at] = tile.score(i, j);
+        args.candidate_index[q * args.capacity + at] =
+            static_cast<int32_t>(column + Tile::column(j));
+      }
+      ++at;
+    }
+  }
+}
+
+template <class Tile>
+__global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocks)
+    filter(const SearchArgs args, const Stripe stripe) {
+  constexpr int64_t kSpan = int64_t{kTilesPerBlock} * Tile::kColumns;
+  const int64_t begin = stripe.begin + blockIdx.y * kSpan;
+  const Span span{blockIdx.x * int64_t{Tile::kRows}, begin, min(begin + kSpan, stripe.end)};
+  const int thread = static_cast<int>(threadIdx.x);
+  const bool counts = thread < Tile::kRows && limit(args, stripe, span.row + thread) < HUGE_VALF;
+  if (!__syncthreads_or(counts)) return;  // the whole block
+  Tile tile(args, span);
+  for (int64_t column = span.begin; column < span.end; column += Tile::kColumns) {
+    tile.multiply();
+    append(args, stripe, tile, span.row, column);
   }
 }
 
@@ -236,28 +243,37 @@ __global__ void __launch_bounds__(kSortThreads, 1) finish(const SearchArgs args)
   }
 }
 
-}  // namespace
-
-void search_cuda(const SearchArgs& args, Stream stream) {
+template <class Tile>
+void filter_stripes(const SearchArgs& args, Stream stream) {
   const int64_t queries = args.queries.count, rows = args.database.count;
-  launch("knn::start", blocks_for(queries, kThreads), kThreads, 0, stream, start, args);
-  const dim3 per_query(static_cast<unsigned>(queries));
-  const unsigned row_tiles = static_cast<unsigned>((queries + kTile - 1) / kTile);
+  constexpr int64_t kSpan = int64_t{kTilesPerBlock} * Tile::kColumns;
+  const unsigned row_tiles = static_cast<unsigned>((queries + Tile::kRows - 1) / Tile::kRows);
   // The first stripe fits whatever it holds; each further one is as wide as all before it, which in
-  // random order brings at most k candidates on average.
-  int64_t width = std::max<int64_t>(args.capacity / kTile, 1) * kTile;
+  // random order brings k candidates on average.
+  int64_t width = args.capacity;
   for (int64_t begin = 0; begin < rows; begin += width) {
     if (begin > 0) width = std::min(begin, kMaxStripe);
     Stripe stripe{begin, std::min(begin + width, rows), false, false};
-    const dim3 tiles(row_tiles,  // x, which may be large
-                     static_cast<unsigned>((stripe.end - begin + kTile - 1) / kTile));
+    const dim3 blocks(row_tiles,  // x, which may be large
+                      static_cast<unsigned>((stripe.end - begin + kSpan - 1) / kSpan));
     for (int visit = 0; visit < kVisits; ++visit) {
       stripe.again = visit > 0;
       stripe.last = visit + 1 == kVisits;
-      launch("knn::filter", tiles, kThreads, 0, stream, filter, args, stripe);
-      launch("knn::compact", per_query, kSortThreads, 0, stream, compact, args, stripe);
+      launch("knn::filter", blocks, Tile::kThreads, 0, stream, filter<Tile>, args, stripe);
+      launch("knn::compact", dim3(static_cast<unsigned>(queries)), kSortThreads, 0, stream, compact,
+             args, stripe);
     }
   }
+}
+
+}  // namespace
+
+void search_cuda(const SearchArgs& args, Stream stream) {
+  const int64_t queries = args.queries.count;
+  launch("knn::start", blocks_for(queries, kThreads), kThreads, 0, stream, start, args);
+  args.queries.halves ? filter_stripes<HalfTile>(args, stream)
+                      : filter_stripes<FloatTile>(args, stream);
+  const dim3 per_query(static_cast<unsigned>(queries));
   args.dtype == DType::kFloat64
       ? launch("knn::finish", per_query, kSortThreads, 0, stream, finish<double>, args)
       : launch("knn::finish", per_query, kSortThreads, 0, stream, finish<float>, args);

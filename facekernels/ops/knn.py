@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from facekernels import _check
-from facekernels._op import Op, launch, use_reference
+from facekernels._op import Op, backend, current_backend, launch, use_reference
 from facekernels.ops.knn_approximate import faiss_search
 from facekernels.reference.knn import knn_graph as _reference
 
@@ -23,7 +24,8 @@ _METRICS = ("cosine", "ip", "l2")
 _METHODS = ("exact", "faiss-ivf", "hnsw")
 _UNIT = 2.0**-24  # unit roundoff of float32
 _MAX_CUDA_CAPACITY = 2048
-_SECOND_TRY = 1 << 25  # candidates that a second search may hold
+_SECOND_TRY = 1 << 25  # candidates that a second search on CUDA holds at once
+_HALF_STEP = 16  # elements that a tensor core multiplies at once
 
 
 class KNNGraph(NamedTuple):
@@ -195,29 +197,64 @@ def _exact(
 ) -> KNNGraph:
     """Search; then once more, with room for all rows, for queries with too many near ties."""
     queries, data = _sides(x, searched, metric)
+    queries = queries.part(slice(begin, end))
     slack = _slack(queries.filter, data.filter)
-    capacity = 2 * k + 32
-    if x.is_cuda:
-        capacity = max(256, 1 << (4 * k - 1).bit_length())
-        if capacity > _MAX_CUDA_CAPACITY:
-            raise ValueError(f"k must be at most {_MAX_CUDA_CAPACITY // 4} on CUDA, got {k}")
     result = _empty(x, k, end - begin)
-    symmetric = searched is x and (begin, end) == (0, len(x)) and not x.is_cuda
-    overflow = _search(
-        queries.part(begin, end), slack[begin:end], data, metric, symmetric, begin if own else -1,
-        capacity, result,
-    )  # fmt: skip
-    lost = overflow.nonzero().flatten().tolist()
-    if lost:  # where many rows are equal
-        queries, data, slack = queries.cpu(), data.cpu(), slack.cpu()
-    for row in lost:
-        at = begin + row
+    if x.is_cuda or current_backend() == "emulated":
+        lost = _search_cuda(queries, slack, data, metric, begin if own else -1, result)
+    else:
+        symmetric = searched is x and (begin, end) == (0, len(x))
+        overflow = _search(queries, slack, data, metric, symmetric, begin if own else -1,
+                           2 * k + 32, result)  # fmt: skip
+        lost = overflow.nonzero().flatten()
+    if len(lost):  # where many rows are equal
+        queries, slack, data = queries.cpu(), slack.cpu(), data.cpu()
+    for row in lost.tolist():
+        at = slice(row, row + 1)
         one = _empty(slack, k, 1)
-        _search(queries.part(at, at + 1), slack[at : at + 1], data, metric, False,
-                at if own else -1, len(searched), one)  # fmt: skip
+        with backend("auto"):
+            _search(queries.part(at), slack[at], data, metric, False, begin + row if own else -1,
+                    len(searched), one)  # fmt: skip
         for out, found in zip(result, one, strict=True):
             out[row] = found[0]
     return result
+
+
+def _search_cuda(
+    queries: _Side, slack: Tensor, data: _Side, metric: str, self_offset: int, result: KNNGraph
+) -> Tensor:
+    """Fill `result` through halves, then, for queries to which these say too little, floats.
+
+    Returns which queries are still lost.
+    """
+    k = result.idx.shape[1]
+    if 4 * k > _MAX_CUDA_CAPACITY:
+        raise ValueError(f"k must be at most {_MAX_CUDA_CAPACITY // 4} on CUDA, got {k}")
+    query_halves, data_halves, half_slack = _half_filter(queries.filter, data.filter, metric)
+    overflow = _search(
+        queries._replace(filter=query_halves), half_slack, data._replace(filter=data_halves),
+        metric, False, self_offset, max(256, 1 << (4 * k - 1).bit_length()), result,
+    )  # fmt: skip
+    del query_halves, data_halves
+    lost = overflow.nonzero().flatten()
+    if not len(lost):
+        return lost
+    own = self_offset >= 0
+    still_lost = []
+    for rows in lost.split(_SECOND_TRY // _MAX_CUDA_CAPACITY):
+        # No longer consecutive rows of the database: they may find themselves, as one too many.
+        again = _empty(slack, k + own, len(rows))
+        overflow = _search(queries.part(rows), slack[rows], data, metric, False, -1,
+                           _MAX_CUDA_CAPACITY, again)  # fmt: skip
+        found = rows[~overflow]
+        idx, sim = again.idx[~overflow], again.sim[~overflow]
+        if own:
+            keep = idx != (self_offset + found).unsqueeze(1)
+            keep[:, -1] &= ~keep.all(1)
+            idx, sim = idx[keep].view(-1, k), sim[keep].view(-1, k)
+        result.idx[found], result.sim[found] = idx, sim
+        still_lost.append(rows[overflow])
+    return torch.cat(still_lost)
 
 
 def _search(
@@ -252,8 +289,8 @@ class _Side(NamedTuple):
     exact: Tensor
     scale: Tensor | None
 
-    def part(self, begin: int, end: int) -> _Side:
-        return _Side(*(None if t is None else t[begin:end] for t in self))  # type: ignore[arg-type]
+    def part(self, rows: slice | Tensor) -> _Side:
+        return _Side(*(None if t is None else t[rows] for t in self))  # type: ignore[arg-type]
 
     def cpu(self) -> _Side:
         return _Side(*(None if t is None else t.cpu() for t in self))  # type: ignore[arg-type]
@@ -314,11 +351,9 @@ def _filter_rows(
 
 
 def _scaled(t: Tensor, scale: Tensor) -> Tensor:
-    """float32, rounded once from the float64 product; in pieces, for memory."""
+    """float32, rounded once from the float64 product."""
     out = torch.empty(t.shape, dtype=torch.float32, device=t.device)
-    step = max(1, (1 << 22) // t.shape[1])
-    for first in range(0, len(t), step):
-        part = slice(first, first + step)
+    for part in _pieces(t):
         factor = scale[part].unsqueeze(1) if scale.ndim else scale
         out[part] = t[part].to(torch.float64) * factor
     return out
@@ -332,6 +367,60 @@ def _norms(name: str, t: Tensor) -> Tensor:
             raise ValueError(f"{name} must have rows whose squared norm is finite in float64")
         raise ValueError(f"{name} must be finite, got NaN or infinity in row {row}")
     return norms
+
+
+def _half_filter(queries: Tensor, data: Tensor, metric: str) -> tuple[Tensor, Tensor, Tensor]:
+    """The filter's rows in halves, and by query twice the largest error of their products.
+
+    With halves qh and xh, <qh, xh> is off by at most |q - qh| |x| + |qh| |x - xh|. To that come the
+    sums. A tensor core adds at least 4 products at once to a float, and may cut off of every term
+    and of every result what is below 2**-23 of the largest term, which is at most |qh| |xh|. Those
+    are D products, and at most D / 4 floats and D / 4 results: together less than 2 D cuts.
+    """
+    # The length of a query does not change its neighbours.
+    left = _round_to_halves(queries, unit=metric == "ip")
+    same = data.data_ptr() == queries.data_ptr() and len(data) == len(queries) and metric != "ip"
+    right = left if same else _round_to_halves(data, unit=False)
+    norm, residual = right.norm.max(), right.residual.max()
+    own = left.norm + left.residual
+    cuts = (2 * queries.shape[1] + 8) * 2.0**-23  # 8: what rounding to floats took before
+    slack: Tensor = 2.001 * (left.residual * norm + own * residual + cuts * own * (norm + residual))
+    return left.rows, right.rows, slack.clamp(max=1e6).float()
+
+
+class _Halves(NamedTuple):
+    rows: Tensor
+    """float16, the elements padded with zeros to whole steps."""
+    norm: Tensor
+    """Of the rows before rounding, float64."""
+    residual: Tensor
+    """Norms of what rounding took, float64."""
+
+
+def _round_to_halves(x: Tensor, unit: bool) -> _Halves:
+    """With `unit`, of rows divided by their norms."""
+    count, dim = x.shape
+    padded = -(-dim // _HALF_STEP) * _HALF_STEP
+    rows = torch.zeros(count, padded, dtype=torch.float16, device=x.device)
+    norm, residual = (x.new_empty(count, dtype=torch.float64) for _ in range(2))
+    for part in _pieces(x):
+        wide = x[part].to(torch.float64)
+        length = torch.linalg.vector_norm(wide, dim=1).clamp(min=1e-300)
+        if unit:
+            wide /= length.unsqueeze(1)
+        rows[part, :dim] = wide
+        norm[part] = torch.linalg.vector_norm(wide, dim=1)
+        wide -= rows[part, :dim]
+        residual[part] = torch.linalg.vector_norm(wide, dim=1)
+        if unit:  # elements below the normal range of float were rounded more coarsely
+            residual[part] += dim * 2.0**-149 / length
+    return _Halves(rows, norm, residual)
+
+
+def _pieces(x: Tensor) -> Iterator[slice]:
+    """Some rows at a time, for memory."""
+    step = max(1, (1 << 22) // x.shape[1])
+    return (slice(first, first + step) for first in range(0, len(x), step))
 
 
 def _slack(queries: Tensor, data: Tensor) -> Tensor:

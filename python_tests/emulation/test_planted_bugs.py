@@ -106,6 +106,8 @@ RULES = {
     "divergent_barrier": r"divergent barrier: this thread waits in __syncthreads .* but thread \d+",
     "exit_before_barrier": r"thread \(100,0,0\).*divergent barrier: .*28 of 128 threads",
     "partial_warp_shuffle": r"this lane reads lane 16, which takes no part .*present 0x0000ffff",
+    "partial_warp_matrix": r"mma\.sync at .*all 32 lanes must take part, present 0x0000ffff",
+    "misaligned_matrix": r"ldmatrix: the row is not aligned to 16 bytes",
     "lane_not_in_mask": r"thread \(16,0,0\).*not in its own mask 0x0000ffff",
     "divergent_warp_function": r"divergent warp function: this lane is in __shfl_\*_sync",
     "trap": r"__trap\(\)",

@@ -164,6 +164,22 @@ def test_asynchronous_copies(
     np.testing.assert_array_equal(y, padded.reshape(-1, 64)[:, ::-1].reshape(-1))
 
 
+def test_matrix_product(primitives: ctypes.CDLL, schedule: str) -> None:
+    """Against the tables of the PTX ISA for ldmatrix and mma.m16n8k16."""
+    random = np.random.default_rng(3)
+    a, b = (random.standard_normal((n, 16)).astype(np.float16) for n in (16, 8))
+    sums = random.standard_normal((16, 8)).astype(np.float32)
+    expected = sums + a.astype(np.float64) @ b.astype(np.float64).T
+    loaded = np.zeros((2, 32, 4, 2), np.float16)
+    primitives.run_matrix_product(pointer(a), pointer(b), pointer(sums), pointer(loaded))
+    np.testing.assert_allclose(sums, expected, rtol=0, atol=1e-5)
+    quarters = [a[:8, :8], a[8:, :8], a[:8, 8:], a[8:, 8:]], [b[:, :8], b[:, 8:]] * 2
+    for lane in range(32):
+        pair = slice(lane % 4 * 2, lane % 4 * 2 + 2)
+        for of, parts in zip(loaded, quarters, strict=True):
+            np.testing.assert_array_equal(of[lane], [part[lane // 4, pair] for part in parts])
+
+
 def test_shared_memory_forms(primitives: ctypes.CDLL, schedule: str) -> None:
     y = np.full((3, 32), -1, np.int32)
     primitives.run_shared_memory_forms(pointer(y))

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "core/device.cuh"
+#include "core/matrix.cuh"
 
 namespace facekernels {
 namespace {
@@ -129,6 +130,23 @@ __global__ void __launch_bounds__(64) partial_warp_shuffle(float* sums) {
     value += __shfl_down_sync(kFullMask, value, offset);  // report: partial_warp_shuffle
   }
   if (threadIdx.x % 32 == 0) sums[threadIdx.x / 32] = value;
+}
+
+__global__ void __launch_bounds__(64) partial_warp_matrix(float* y) {
+  const uint32_t a[4] = {}, b[2] = {};
+  float sum[4] = {1, 1, 1, 1};
+  multiply_halves(sum, a, b);  // report: partial_warp_matrix
+  y[threadIdx.x] = sum[0];
+}
+
+__global__ void __launch_bounds__(32) misaligned_matrix(float* y) {
+  FK_SHARED(uint4, tile, [33]);
+  tile[threadIdx.x] = make_uint4(0, 0, 0, 0);
+  __syncwarp();
+  uint32_t r[4];
+  const char* const row = reinterpret_cast<const char*>(&tile[threadIdx.x]);
+  load_matrices(r, row + 8);  // report: misaligned_matrix
+  y[threadIdx.x] = static_cast<float>(r[0]);
 }
 
 __global__ void __launch_bounds__(32) lane_not_in_mask(float* y) {
@@ -417,6 +435,16 @@ const Case kCases[] = {
     {"partial_warp_shuffle",
      [](Data& d) {
        launch("partial_warp_shuffle", 1, 48, 0, kStream, partial_warp_shuffle, d.y.data());
+       return true;
+     }},
+    {"partial_warp_matrix",
+     [](Data& d) {
+       launch("partial_warp_matrix", 1, 48, 0, kStream, partial_warp_matrix, d.y.data());
+       return true;
+     }},
+    {"misaligned_matrix",
+     [](Data& d) {
+       launch("misaligned_matrix", 1, 32, 0, kStream, misaligned_matrix, d.y.data());
        return true;
      }},
     {"lane_not_in_mask",

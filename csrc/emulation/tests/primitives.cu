@@ -1,6 +1,7 @@
 // Every warp primitive and a few built-ins, with their results written out: the test compares them
 // with an independent model. Compiles under nvcc too, so that a GPU can be asked the same.
 #include "core/device.cuh"
+#include "core/matrix.cuh"
 
 namespace facekernels {
 namespace {
@@ -93,6 +94,29 @@ __global__ void __launch_bounds__(64) copy_tiles(const float* x, float* y, int n
   __pipeline_wait_prior(0);
 }
 
+// sums [16, 8] += a [16, 16] b [8, 16]^T of halves, 16-byte pieces of rows; loaded: what
+// load_matrices gave each lane for a, then for b.
+__global__ void __launch_bounds__(32)
+    matrix_product(const uint4* a, const uint4* b, float* sums, uint32_t* loaded) {
+  FK_SHARED(uint4, rows, [16 + 8][2]);
+  const int lane = threadIdx.x;
+  rows[lane / 2][lane % 2] = a[lane];
+  if (lane < 16) rows[16 + lane / 2][lane % 2] = b[lane];
+  __syncthreads();
+  uint32_t left[4], right[4];
+  load_matrices(left, &rows[lane % 16][lane / 16]);
+  load_matrices(right, &rows[16 + lane % 8][lane / 8 % 2]);  // twice
+  for (int i = 0; i < 4; ++i) {
+    loaded[4 * lane + i] = left[i];
+    loaded[128 + 4 * lane + i] = right[i];
+  }
+  float* const sum = sums + lane / 4 * 8 + lane % 4 * 2;
+  float mine[4] = {sum[0], sum[1], sum[64], sum[65]};
+  const uint32_t columns[2] = {right[2], right[3]};
+  multiply_halves(mine, left, columns);
+  sum[0] = mine[0], sum[1] = mine[1], sum[64] = mine[2], sum[65] = mine[3];
+}
+
 // Two instantiations have separate arrays; a scalar and dynamic memory beside them.
 template <int kId>
 __device__ int exchange(int value) {
@@ -130,6 +154,11 @@ extern "C" void run_atomics(int* counts, float* sums, void* half_sum, int blocks
 
 extern "C" void run_copy_tiles(const float* x, float* y, int n) {
   launch("copy_tiles", 1, 64, 0, nullptr, copy_tiles, x, y, n);
+}
+
+extern "C" void run_matrix_product(const void* a, const void* b, float* sums, uint32_t* loaded) {
+  launch("matrix_product", 1, 32, 0, nullptr, matrix_product, static_cast<const uint4*>(a),
+         static_cast<const uint4*>(b), sums, loaded);
 }
 
 extern "C" void run_shared_memory_forms(int* y) {
