@@ -14,7 +14,7 @@ from torch.nn import functional as F
 import facekernels as fk
 from facekernels import ops, reference
 from facekernels._op import current_backend
-from facekernels.ops import knn
+from facekernels.ops import knn, knn_filter
 
 METRICS = ("cosine", "ip", "l2")
 emulated = pytest.mark.skipif(
@@ -26,6 +26,20 @@ def clustered(n: int, d: int, seed: int = 0, noise: float = 0.5) -> Tensor:
     gen = torch.Generator().manual_seed(seed)
     centers = torch.randn(max(n // 10, 1), d, generator=gen)
     return centers[torch.arange(n) % len(centers)] + noise * torch.randn(n, d, generator=gen)
+
+
+@pytest.fixture
+def searches(monkeypatch: pytest.MonkeyPatch) -> list[tuple[torch.dtype, int, str]]:
+    """Of every search that a call makes: dtype of the filter, queries, back end."""
+    made = []
+
+    def recorded(queries: Any, slack: Tensor, *args: Any) -> Tensor:
+        made.append((queries.filter.dtype, len(slack), current_backend()))
+        return search(queries, slack, *args)
+
+    search = knn._search
+    monkeypatch.setattr(knn, "_search", recorded)
+    return made
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, torch.bfloat16])
@@ -75,6 +89,31 @@ def test_many_equal_rows(metric: str, rows: int) -> None:
     assert got.idx[0].tolist() == [1, 2, 3, 4, 5]
     assert got.idx[3].tolist() == [0, 1, 2, 4, 5]
     assert got.idx[rows - 1].tolist() == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("case", ["equal rows", "outlier, ip", "outlier, l2"])
+def test_lost_queries_are_searched_together(
+    case: str, searches: list[tuple[torch.dtype, int, str]]
+) -> None:
+    """60 equal rows among the first fill the lists of nearly all queries, as do large slacks."""
+    x, metric = torch.randn(3000, 24, generator=torch.Generator().manual_seed(1)), "cosine"
+    if case == "equal rows":
+        x[:60] = x[0]
+    else:
+        metric = case.removeprefix("outlier, ")
+        x[7] *= 1e6
+    got = ops.knn_graph(x, 10, metric=metric)
+    want, _ = reference.knn_graph(x, 10, metric=metric)
+    assert torch.equal(got.idx, want)
+    assert 2 <= len(searches) <= 3
+
+
+def test_rows_whose_squares_underflow() -> None:
+    x = torch.randn(5, 3, dtype=torch.float64) * 1e-200
+    got = ops.knn_graph(x, 2, metric="ip")  # all products are 0: ties
+    assert got.idx.tolist() == [[1, 2], [0, 2], [0, 1], [0, 1], [0, 1]]
+    with pytest.raises(ValueError, match=r"squares are zero in float64.*row 0"):
+        ops.knn_graph(x, 2)
 
 
 def test_nearly_equal_scores_are_ordered_in_float64() -> None:
@@ -163,20 +202,6 @@ def test_emulated_cuda(n: int, d: int, k: int, metric: str) -> None:
         assert torch.equal(got.sim, want.sim)
 
 
-@pytest.fixture
-def searches(monkeypatch: pytest.MonkeyPatch) -> list[tuple[torch.dtype, int, str]]:
-    """Of every search that a call makes: dtype of the filter, queries, back end."""
-    made = []
-
-    def recorded(queries: Any, slack: Tensor, *args: Any) -> Tensor:
-        made.append((queries.filter.dtype, len(slack), current_backend()))
-        return search(queries, slack, *args)
-
-    search = knn._search
-    monkeypatch.setattr(knn, "_search", recorded)
-    return made
-
-
 @emulated
 @pytest.mark.parametrize("metric", METRICS)
 def test_halves_are_enough_for_ordinary_rows(
@@ -212,8 +237,8 @@ def test_halves_lose_nothing(kind: str, d: int, metric: str) -> None:
 @pytest.mark.parametrize("kind", ["plain", "near", "outliers", "norms"])
 def test_error_of_halves_is_bounded(kind: str, d: int, metric: str) -> None:
     x = hard_to_round(kind, 300, d)
-    queries, data = knn._sides(x, x, metric)
-    rows, columns, slack = knn._half_filter(queries.filter, data.filter, metric)
+    queries, data = knn_filter.sides(x, x, metric)
+    rows, columns, slack = knn_filter.half_filter(queries.filter, data.filter, metric)
     exact = queries.filter.double()
     if metric == "ip":
         exact /= exact.norm(dim=1, keepdim=True)
@@ -246,7 +271,8 @@ def test_emulated_cuda_with_more_ties_than_room(
         assert halves == (torch.float16, len(x), "emulated")
         assert floats[0] is torch.float32
         assert 300 <= floats[1] <= len(x)
-        assert set(rest) == (set() if room == 2048 else {(torch.float32, 1, "auto")})
+        together = [] if room == 2048 else [(torch.float32, "auto")]
+        assert [(dtype, where) for dtype, _, where in rest] == together
 
 
 def test_threads_change_nothing() -> None:
@@ -325,7 +351,11 @@ ZERO[2] = 0
             "x must be finite, got NaN or infinity in row 3",
         ),
         (lambda: ops.knn_graph(NAN, 1, metric="l2"), ValueError, "in row 3"),
-        (lambda: ops.knn_graph(ZERO, 1), ValueError, "no zero row for 'cosine', got one in row 2"),
+        (
+            lambda: ops.knn_graph(ZERO, 1),
+            ValueError,
+            r"no zero row for 'cosine' \(.*\), got one in row 2",
+        ),
         (
             lambda: ops.knn_graph(ROWS, 1, metric="dot"),
             ValueError,

@@ -10,6 +10,7 @@
 #include <cstdlib>
 #include <functional>
 #include <limits>
+#include <memory>
 #include <mutex>
 #include <vector>
 
@@ -490,9 +491,14 @@ void filter(const SearchArgs& args) {
       omp_in_parallel()
           ? 1
           : static_cast<int>(std::min<int64_t>(omp_get_max_threads(), std::ssize(tasks)));
+  // Made here: an exception must not leave a parallel region.
+  std::vector<std::unique_ptr<Filter>> filters;
+  for (int i = 0; i < threads; ++i) {
+    filters.push_back(std::make_unique<Filter>(args, block, codes, candidates));
+  }
 #pragma omp parallel num_threads(threads)
   {
-    Filter visit(args, block, codes, candidates);
+    Filter& visit = *filters[omp_get_thread_num()];
     int64_t packed = -1;
 #pragma omp for schedule(dynamic, 1)
     for (int64_t t = 0; t < std::ssize(tasks); ++t) {
@@ -539,6 +545,7 @@ void finish(const SearchArgs& args) {
   parallel_for(args.queries.count, cost, [&](int64_t begin, int64_t end) {
     std::vector<Neighbor> neighbors;
     for (int64_t q = begin; q < end; ++q) {
+      if (args.candidate_count[q] < args.k) args.overflow[q] = 1;  // only where scores are NaN
       if (args.overflow[q]) continue;
       neighbors.resize(args.candidate_count[q]);
       const float* const approximate = args.candidate_score + q * args.capacity;
