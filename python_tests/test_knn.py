@@ -223,8 +223,8 @@ def test_halves_are_enough_for_ordinary_rows(
 @pytest.mark.parametrize("kind", ["near", "outliers", "norms"])
 def test_halves_lose_nothing(kind: str, d: int, metric: str) -> None:
     """Thresholds in halves keep every true neighbour, or the query is searched in floats."""
-    x = hard_to_round(kind, 600, d)
-    database = torch.cat((x[200:].flip(0), x[:200]))
+    x = hard_to_round(kind, 400, d)
+    database = torch.cat((x[150:].flip(0), x[:150]))
     for kwargs in ({}, {"rows": (70, 210), "database": database}):
         want = ops.knn_graph(x, 6, metric=metric, **kwargs)
         with fk.backend("emulated"):

@@ -29,13 +29,17 @@ struct Stripe {
   bool last;   // those that still bring too many are lost
 };
 
-__device__ __forceinline__ bool visits(const SearchArgs& args, const Stripe& stripe, int64_t q) {
-  return args.overflow[q] == (stripe.again ? kAgain : kDone);
+__device__ __forceinline__ bool visits(const Stripe& stripe, uint8_t state) {
+  return state == (stripe.again ? kAgain : kDone);
 }
 
-// What a score must be above to count for query q.
+// What a score must be above to count for query q. Without a branch, so that many loads are under
+// way at once.
 __device__ __forceinline__ float limit(const SearchArgs& args, const Stripe& stripe, int64_t q) {
-  return q < args.queries.count && visits(args, stripe, q) ? args.threshold[q] : HUGE_VALF;
+  const int64_t at = min(q, args.queries.count - 1);
+  const uint8_t state = args.overflow[at];
+  const float threshold = args.threshold[at];
+  return at == q && visits(stripe, state) ? threshold : HUGE_VALF;
 }
 
 __device__ __forceinline__ float next_below(float x) {
@@ -52,52 +56,74 @@ __global__ void __launch_bounds__(kThreads, 1) start(const SearchArgs args) {
   args.overflow[q] = kDone;
 }
 
-// Room for `count` more candidates of query q; all lanes of the warp call, the lanes of one query
-// with one atomic. Returns where this lane's begin.
-template <int kLanes>
-__device__ __forceinline__ int reserve(const SearchArgs& args, int64_t q, int count) {
-  const int lane = static_cast<int>(threadIdx.x) % kLanes;
-  int until = count;  // of this lane and those before
+// Which of a thread's scores in its row i count: bit j stands for column j.
+template <class Tile>
+__device__ __forceinline__ unsigned hits_of(const SearchArgs& args, const Stripe& stripe,
+                                            const Tile& tile, int i, float limit, int64_t row,
+                                            int64_t column) {
+  unsigned hits = 0;
   FK_UNROLL
-  for (int offset = 1; offset < kLanes; offset *= 2) {
-    const int before = __shfl_up_sync(kWarp, until, offset, kLanes);
-    if (lane >= offset) until += before;
+  for (int j = 0; j < Tile::kOwnColumns; ++j) {
+    if (tile.score(i, j) > limit) hits |= 1u << j;
   }
-  int first = 0;
-  if (lane == kLanes - 1 && until > 0) first = atomicAdd(&args.candidate_count[q], until);
-  return __shfl_sync(kWarp, first, kLanes - 1, kLanes) + until - count;
+  const int64_t itself = row + Tile::row(i) + args.self_offset - column;
+  const bool meets_itself = args.self_offset >= 0 && itself >= 0 && itself < Tile::kColumns;
+  if (meets_itself || stripe.end - column < Tile::kColumns) {
+    FK_UNROLL
+    for (int j = 0; j < Tile::kOwnColumns; ++j) {
+      const int at = Tile::column(j);
+      if ((meets_itself && at == itself) || column + at >= stripe.end) hits &= ~(1u << j);
+    }
+  }
+  return hits;
 }
 
-// Appends the scores of the tile at `row`, `column` that are above their query's limit.
+// Appends the scores of the tile at `row`, `column` that are above their query's limit: one atomic
+// for the lanes of a query, and those of all queries under way before the first is waited for.
 template <class Tile>
 __device__ __forceinline__ void append(const SearchArgs& args, const Stripe& stripe,
                                        const Tile& tile, int64_t row, int64_t column) {
-  float limits[Tile::kOwnRows];
+  constexpr int kRows = Tile::kOwnRows, kLast = Tile::kLanesPerRow - 1;
+  float limits[kRows];
   FK_UNROLL
-  for (int i = 0; i < Tile::kOwnRows; ++i) limits[i] = limit(args, stripe, row + Tile::row(i));
+  for (int i = 0; i < kRows; ++i) limits[i] = limit(args, stripe, row + Tile::row(i));
+  bool any = false;
   FK_UNROLL
-  for (int i = 0; i < Tile::kOwnRows; ++i) {
-    bool any = false;
+  for (int i = 0; i < kRows; ++i) {
     FK_UNROLL
     for (int j = 0; j < Tile::kOwnColumns; ++j) any |= tile.score(i, j) > limits[i];
-    if (!__any_sync(kWarp, any)) continue;
+  }
+  if (!__any_sync(kWarp, any)) return;
 
-    const int64_t q = row + Tile::row(i);
-    unsigned hits = 0;
+  const int lane = static_cast<int>(threadIdx.x) % Tile::kLanesPerRow;
+  unsigned hits[kRows];
+  int first[kRows], until[kRows];  // of this lane and those before
+  FK_UNROLL
+  for (int i = 0; i < kRows; ++i) {
+    hits[i] = hits_of(args, stripe, tile, i, limits[i], row, column);
+    until[i] = __popc(hits[i]);
     FK_UNROLL
-    for (int j = 0; j < Tile::kOwnColumns; ++j) {
-      const int64_t x = column + Tile::column(j);
-      const bool itself = args.self_offset >= 0 && x == q + args.self_offset;
-      if (tile.score(i, j) > limits[i] && x < stripe.end && !itself) hits |= 1u << j;
+    for (int offset = 1; offset < Tile::kLanesPerRow; offset *= 2) {
+      const int before = __shfl_up_sync(kWarp, until[i], offset, Tile::kLanesPerRow);
+      if (lane >= offset) until[i] += before;
     }
-    int at = reserve<Tile::kLanesPerRow>(args, q, __popc(hits));
+    first[i] = 0;
+    if (lane == kLast && until[i] > 0) {
+      first[i] = atomicAdd(&args.candidate_count[row + Tile::row(i)], until[i]);
+    }
+  }
+  FK_UNROLL
+  for (int i = 0; i < kRows; ++i) {
+    int64_t at = __shfl_sync(kWarp, first[i], kLast, Tile::kLanesPerRow) + until[i];
+    if (!hits[i]) continue;
+    at -= __popc(hits[i]);
+    const int64_t list = (row + Tile::row(i)) * args.capacity;
     FK_UNROLL
     for (int j = 0; j < Tile::kOwnColumns; ++j) {
-      if (!(hits >> j & 1)) continue;
+      if (!(hits[i] >> j & 1)) continue;
       if (at < args.capacity) {
-        args.candidate_score[q * args.capacity + at] = tile.score(i, j);
-        args.candidate_index[q * args.capacity + at] =
-            static_cast<int32_t>(column + Tile::column(j));
+        args.candidate_score[list + at] = tile.score(i, j);
+        args.candidate_index[list + at] = static_cast<int32_t>(column + Tile::column(j));
       }
       ++at;
     }
@@ -105,7 +131,7 @@ __device__ __forceinline__ void append(const SearchArgs& args, const Stripe& str
 }
 
 template <class Tile>
-__global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocks)
+__global__ void __launch_bounds__(Tile::kThreads, 1)
     filter(const SearchArgs args, const Stripe stripe) {
   constexpr int64_t kSpan = int64_t{kTilesPerBlock} * Tile::kColumns;
   const int64_t begin = stripe.begin + blockIdx.y * kSpan;
@@ -149,7 +175,7 @@ __global__ void __launch_bounds__(kSortThreads, 1)
   FK_SHARED(int, indices, [kMaxCudaCapacity]);
   const int64_t q = blockIdx.x;
   const int thread = static_cast<int>(threadIdx.x);
-  if (!visits(args, stripe, q)) return;  // the whole block
+  if (!visits(stripe, args.overflow[q])) return;  // the whole block
   float* const candidate_score = args.candidate_score + q * args.capacity;
   int32_t* const candidate_index = args.candidate_index + q * args.capacity;
   const int found = args.candidate_count[q];

@@ -1,7 +1,7 @@
 // Tiles of the product of queries and database that stay in the registers of a block. A tile class
 // says how scores are spread over the threads and computes them:
 //
-//   kThreads, kBlocks    of a block, and blocks that share a multiprocessor
+//   kThreads             of the block
 //   kRows, kColumns      queries and rows of the database in a tile
 //   kOwnRows, ..Columns  of which a thread holds the scores; row(i) and column(j) are their places
 //   kLanesPerRow         neighbouring lanes of a warp that hold the same rows
@@ -23,7 +23,7 @@ struct Span {
 // neighbours in a warp read neighbouring words of shared memory.
 class FloatTile {
  public:
-  static constexpr int kThreads = 256, kBlocks = 2;
+  static constexpr int kThreads = 256;
   static constexpr int kRows = 128, kColumns = 128;
   static constexpr int kOwnRows = 8, kOwnColumns = 8;
   static constexpr int kLanesPerRow = kColumns / kOwnColumns;
@@ -98,7 +98,7 @@ class FloatTile {
 // is copied while this one is multiplied.
 class HalfTile {
  public:
-  static constexpr int kThreads = 256, kBlocks = 1;
+  static constexpr int kThreads = 256;
   static constexpr int kRows = 128, kColumns = 256;
   static constexpr int kOwnRows = 8, kOwnColumns = 16;
   static constexpr int kLanesPerRow = 4;

@@ -58,11 +58,11 @@ def knn_graph(
         similarity.fill_diagonal_(-inf)  # exclude_self
         sim, idx = similarity.topk(k)
 
-    but of equal similarities the lower index comes first, and memory is O(N k + tiles). A float32
-    filter finds candidates, with a proven bound on its error; their similarities are computed in
-    float64 and rounded once. So the result is that of float64 brute force, whatever the threads or
-    the back end. (For float64 rows and for ``"l2"`` the last bit of a sum depends on the processor,
-    and with it the order of neighbours that differ in nothing else.)
+    but of equal similarities the lower index comes first, and memory is O(N k + tiles). A filter in
+    lower precision finds candidates, with a proven bound on its error; their similarities are
+    computed in float64 and rounded once. So the result is that of float64 brute force, whatever the
+    threads or the back end. (For float64 rows and for ``"l2"`` the last bit of a sum depends on the
+    processor, and with it the order of neighbours that differ in nothing else.)
 
     Args:
         x: ``[N, D]``, float32, float64, float16 or bfloat16, finite. It need not be normalised.
