@@ -96,6 +96,18 @@ def test_emulated_cuda(n: int, k: int, hop: tuple[int, int], u: int) -> None:
     torch.testing.assert_close(got, scores, rtol=0, atol=1e-12)
 
 
+@emulated
+def test_rows_that_hold_a_node_twice_stay_in_bounds() -> None:
+    """Not allowed, but found in public graphs: every entry is written, as on the CPU."""
+    _, knn = random_graph(60, 8)
+    knn[:, 1] = knn[:, 0]
+    want = ops.pivot_subgraphs(knn, torch.arange(60), (8, 3), 4)
+    with fk.backend("emulated"):
+        got = ops.pivot_subgraphs(knn, torch.arange(60), (8, 3), 4)
+    for name, mine, other in zip(want._fields, got, want, strict=True):
+        assert torch.equal(mine, other), name
+
+
 def test_no_pivots() -> None:
     x, knn = random_graph(30, 5)
     none = torch.empty(0, dtype=torch.int64)

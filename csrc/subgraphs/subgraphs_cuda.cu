@@ -165,13 +165,16 @@ __global__ void __launch_bounds__(kThreads, 1) fill(const FillArgs args) {
     args.unsorted[first_edge + atomicAdd(&next[a], 1)] = first + b;
   });
   __syncthreads();
-  // By now next[i] is where row i ends. Entries are distinct: their rank is their place.
+  // By now next[i] is where row i ends. An entry's rank is its place; equal ones, of rows that hold a
+  // node twice, keep their order.
   for (int i = warp; i < count; i += kWarps) {
     const int64_t begin = first_edge + (i > 0 ? next[i - 1] : 0), end = first_edge + next[i];
     for (int64_t e = begin + lane; e < end; e += 32) {
       const int64_t value = args.unsorted[e];
       int64_t rank = 0;
-      for (int64_t o = begin; o < end; ++o) rank += args.unsorted[o] < value;
+      for (int64_t o = begin; o < end; ++o) {
+        rank += args.unsorted[o] < value || (args.unsorted[o] == value && o < e);
+      }
       args.indices[begin + rank] = value;
     }
   }
@@ -179,7 +182,10 @@ __global__ void __launch_bounds__(kThreads, 1) fill(const FillArgs args) {
   for (int i = thread; i < k1; i += kThreads) {
     const int64_t node = g.knn[pivot * g.k + i];
     int rank = 0;
-    for (int o = 0; o < k1; ++o) rank += g.knn[pivot * g.k + o] < node;
+    for (int o = 0; o < k1; ++o) {
+      const int64_t other = g.knn[pivot * g.k + o];
+      rank += other < node || (other == node && o < i);
+    }
     args.one_hop[p * k1 + rank] = first + row_of(rows, count, node);
   }
 }

@@ -92,25 +92,59 @@ def linkage_scores(
 
     Source: Wang et al., CVPR 2019; the sums are those of the published network up to rounding.
     """
-    _check_arguments(features, knn, weights)
-    k1 = k_at_hop[0]
-    if use_reference():
-        pivot_subgraphs(knn, pivots, k_at_hop, active_connection)  # for its errors
-        return _reference(
-            features, knn, pivots, weights, k_at_hop=k_at_hop,
-            active_connection=active_connection, eps=eps,
-        )  # fmt: skip
-    with torch.no_grad():
-        # A table of all products pays off where the subgraphs together have more rows than that.
-        reused = len(pivots) * k1 >= len(features)
-        network = _Network(_check.resolve_neg(features).contiguous(), weights, eps, reused)
+    scorer = LinkageScorer(
+        features, knn, weights, k_at_hop=k_at_hop, active_connection=active_connection, eps=eps,
+        pivots=len(pivots),
+    )  # fmt: skip
+    return scorer(pivots)
+
+
+class LinkageScorer:
+    """`linkage_scores` in several calls, with what they share made once.
+
+    Args:
+        features, knn, weights, k_at_hop, active_connection, eps: see `linkage_scores`.
+        pivots: how many all calls together will have. A table of the first layer's products of all
+            features is made where their subgraphs have more rows than that.
+    """
+
+    def __init__(
+        self,
+        features: Tensor,
+        knn: Tensor,
+        weights: LinkageWeights,
+        *,
+        k_at_hop: tuple[int, int],
+        active_connection: int,
+        eps: float,
+        pivots: int,
+    ) -> None:
+        _check_arguments(features, knn, weights)
+        self._features, self._knn, self._weights = features, knn, weights
+        self._k_at_hop, self._links, self._eps = k_at_hop, active_connection, eps
+        self._reused = pivots * k_at_hop[0] >= len(features)
+        self._network: _Network | None = None
+
+    @torch.no_grad()
+    def __call__(self, pivots: Tensor) -> Tensor:
+        """``[P, k1]`` probabilities."""
+        features, (k1, k2) = self._features, self._k_at_hop
+        if use_reference():
+            pivot_subgraphs(self._knn, pivots, self._k_at_hop, self._links)  # for its errors
+            return _reference(
+                features, self._knn, pivots, self._weights, k_at_hop=self._k_at_hop,
+                active_connection=self._links, eps=self._eps,
+            )  # fmt: skip
+        if self._network is None:
+            dense = _check.resolve_neg(features).contiguous()
+            self._network = _Network(dense, self._weights, self._eps, self._reused)
         scores = features.new_empty(len(pivots), k1)
         rows = _CPU_BATCH_ROWS if features.is_cpu else _CUDA_BATCH_ROWS
-        first, step = 0, max(1, rows // (k1 * (k_at_hop[1] + 1) + 1))
+        first, step = 0, max(1, rows // (k1 * (k2 + 1) + 1))
         while first < len(pivots):
             part = pivots[first : first + step]
-            batch = pivot_subgraphs(knn, part, k_at_hop, active_connection)
-            scores[first : first + len(part)] = network(batch, part)
+            batch = pivot_subgraphs(self._knn, part, self._k_at_hop, self._links)
+            scores[first : first + len(part)] = self._network(batch, part)
             first += len(part)
             # Subgraphs of clustered data are much smaller than they could be.
             step = max(1, round(rows * len(part) / len(batch.nodes)))

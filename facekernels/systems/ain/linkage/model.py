@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from facekernels.ops import LinkageWeights, PivotSubgraphs, linkage_scores, neighbor_mean
+from facekernels.ops import LinkageWeights, PivotSubgraphs, neighbor_mean
+from facekernels.ops.linkage import LinkageScorer
 from facekernels.ops.subgraphs import DenseSubgraphs, pivot_subgraphs
 
 AGGREGATORS = ("mean", "weighted", "attention")
@@ -190,18 +191,33 @@ class LinkageGCN(nn.Module):
         active_connection: int,
     ) -> Tensor:
         """``[P, k1]`` probabilities in evaluation mode, streamed; see `ops.linkage_scores`."""
+        return self.scorer(features, knn, k_at_hop, active_connection, len(pivots))(pivots)
+
+    def scorer(
+        self,
+        features: Tensor,
+        knn: Tensor,
+        k_at_hop: tuple[int, int],
+        active_connection: int,
+        pivots: int,
+    ) -> Callable[[Tensor], Tensor]:
+        """`scores` in several calls with `pivots` in all; what they share is made once."""
         if self.training:
             raise ValueError("the network must be in evaluation mode: call eval() first")
         if self.aggregator == "mean":
-            return linkage_scores(
-                features, knn, pivots, self.weights(), k_at_hop=k_at_hop,
-                active_connection=active_connection, eps=self.bn0.eps,
+            return LinkageScorer(
+                features, knn, self.weights(), k_at_hop=k_at_hop,
+                active_connection=active_connection, eps=self.bn0.eps, pivots=pivots,
             )  # fmt: skip
-        parts = [features.new_empty(0, k_at_hop[0])]
-        for part in pivots.split(_BATCH_PIVOTS):
-            subgraphs = pivot_subgraphs(knn, part, k_at_hop, active_connection)
-            parts.append(self.link_probabilities(features, subgraphs, part))
-        return torch.cat(parts)
+
+        def score(chosen: Tensor) -> Tensor:
+            parts = [features.new_empty(0, k_at_hop[0])]
+            for part in chosen.split(_BATCH_PIVOTS):
+                subgraphs = pivot_subgraphs(knn, part, k_at_hop, active_connection)
+                parts.append(self.link_probabilities(features, subgraphs, part))
+            return torch.cat(parts)
+
+        return score
 
     def weights(self) -> LinkageWeights:
         """The weights as `ops.linkage_scores` takes them."""

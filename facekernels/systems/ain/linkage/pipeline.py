@@ -100,13 +100,12 @@ class Pipeline:
         n, k1 = len(self.x), k_at_hop[0]
         chunks = max(1, min(n // 256, 200))
         scores = np.empty((n, k1), dtype=np.float32)
+        scorer = model.scorer(self.x, graph.idx, k_at_hop, active_connection, n)
 
         def fill(i: int, views: dict[str, NDArray[Any]]) -> None:
             begin, end = n * i // chunks, n * (i + 1) // chunks
             self._progress("links", i, chunks)
-            pivots = torch.arange(begin, end)
-            part = model.scores(self.x, graph.idx, pivots, k_at_hop, active_connection)
-            views["scores"][begin:end] = part.numpy()
+            views["scores"][begin:end] = scorer(torch.arange(begin, end)).numpy()
             self._progress("links", i + 1, chunks)
 
         if self._stages is None:
@@ -147,7 +146,7 @@ def _arrays(graph: KNNGraph) -> dict[str, NDArray[Any]]:
 
 
 def _tensor(array: NDArray[Any]) -> Tensor:
-    """Shares the memory of a read-only map, which nothing here writes to."""
+    """Of a writeable array without a copy; read-only maps are copied into memory."""
     if array.flags.writeable:
         return torch.from_numpy(array)
     return torch.from_numpy(np.array(array))
