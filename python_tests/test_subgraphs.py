@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -107,6 +108,13 @@ def test_no_pivots() -> None:
     ).shape == (0, 5)
 
 
+def test_numpy_integers() -> None:
+    _, knn = random_graph(30, 5)
+    hop, links = (np.int64(5), np.int32(2)), np.int64(3)
+    got = ops.pivot_subgraphs(knn, torch.arange(4), hop, links)  # type: ignore[arg-type]
+    assert torch.equal(got.nodes, ops.pivot_subgraphs(knn, torch.arange(4), (5, 2), 3).nodes)
+
+
 def test_threads_change_nothing() -> None:
     _, knn = random_graph(400, 30)
     pivots = torch.arange(400)
@@ -199,6 +207,21 @@ OUTSIDE[KNN[1, 0], 1] = 30
             "k_at_hop must be between",
         ),
         (lambda: ops.pivot_subgraphs(KNN, PIVOTS, (3,), 2), ValueError, "k_at_hop must be two"),
+        (
+            lambda: ops.pivot_subgraphs(KNN, PIVOTS, None, 2),  # type: ignore[arg-type]
+            TypeError,
+            r"k_at_hop must be a tuple \(k1, k2\), got NoneType",
+        ),
+        (
+            lambda: ops.pivot_subgraphs(KNN, PIVOTS, (3.0, 2), 2),  # type: ignore[arg-type]
+            TypeError,
+            r"k_at_hop\[0\] must be an integer, got 3\.0 \(float\)",
+        ),
+        (
+            lambda: ops.pivot_subgraphs(KNN, PIVOTS, (3, 2), 2.0),  # type: ignore[arg-type]
+            TypeError,
+            r"active_connection must be an integer, got 2\.0 \(float\)",
+        ),
         (
             lambda: ops.pivot_subgraphs(KNN, PIVOTS, (3, 4), 3),
             ValueError,

@@ -112,7 +112,7 @@ def pivot_subgraphs(
     depend on the values, so the stream is waited for, and `torch.compile` breaks the graph here.
 
     Raises:
-        TypeError: not int64 tensors.
+        TypeError: not int64 tensors, settings that are no integers.
         ValueError: shapes, devices, ranges, or nodes that are not in [0, N).
 
     Source: Wang et al., Linkage Based Face Clustering via Graph Convolution Network, CVPR 2019,
@@ -157,9 +157,12 @@ def _check_arguments(
             raise ValueError(f"{name} must be {meaning}, got shape {_check.shape_of(t)}")
     _check.same_device("pivots", pivots, "knn", knn)
     nodes, k = knn.shape
+    if not isinstance(k_at_hop, (tuple, list)):
+        raise TypeError(f"k_at_hop must be a tuple (k1, k2), got {type(k_at_hop).__name__}")
     if len(k_at_hop) != 2:
         raise ValueError(f"k_at_hop must be two numbers, got {k_at_hop}")
-    k1, k2 = k_at_hop
+    k1, k2 = (_check.integer(f"k_at_hop[{i}]", k_at_hop[i]) for i in range(2))
+    active_connection = _check.integer("active_connection", active_connection)
     if not (1 <= k1 <= k and 1 <= k2 <= k):
         raise ValueError(f"k_at_hop must be between 1 and k = {k}, got {k_at_hop}")
     if not k2 <= active_connection <= k:
