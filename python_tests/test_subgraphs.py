@@ -46,9 +46,10 @@ def test_published_subgraphs() -> None:
     pivots = torch.tensor([0, 7, 33])
     got = ops.pivot_subgraphs(knn, pivots, (8, 3), 3)
     assert got.node_offsets.diff().tolist() == [15, 18, 12]
+    assert got.pivots.tolist() == [0, 7, 33]
     expected = [0, 1, 2, 3, 4, 5, 12, 13, 14, 15, 16, 18, 20, 22, 23]
     assert got.nodes[:15].tolist() == expected
-    dense = got.dense(x, pivots, size=33)
+    dense = got.dense(x, size=33)
     links = (dense.adjacency > 0).sum((1, 2))
     assert links.tolist() == [48, 52, 44]
     squares = dense.adjacency.square().sum((1, 2))
@@ -229,7 +230,7 @@ OUTSIDE[KNN[1, 0], 1] = 30
         ),
         (lambda: ops.pivot_subgraphs(KNN, PIVOTS, (3, 2), 7), ValueError, "and k = 6, got 7"),
         (
-            lambda: ops.pivot_subgraphs(KNN, PIVOTS, (3, 2), 2).dense(X, PIVOTS, size=3),
+            lambda: ops.pivot_subgraphs(KNN, PIVOTS, (3, 2), 2).dense(X, size=3),
             ValueError,
             "size must be at least",
         ),

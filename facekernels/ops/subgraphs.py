@@ -49,18 +49,19 @@ class PivotSubgraphs(NamedTuple):
     """``[E]`` int64: the row that an edge leads to, ascending within a row."""
     one_hop: Tensor
     """``[P, k1]`` int64: rows of the pivot's neighbours, in the order of their ids."""
+    pivots: Tensor
+    """``[P]`` int64, as given."""
 
     def groups(self) -> Tensor:
         """``[R]`` int64: the subgraph of every row."""
         count = torch.arange(len(self.node_offsets) - 1, device=self.nodes.device)
         return torch.repeat_interleave(count, self.node_offsets.diff(), output_size=len(self.nodes))
 
-    def dense(self, features: Tensor, pivots: Tensor, size: int | None = None) -> DenseSubgraphs:
+    def dense(self, features: Tensor, size: int | None = None) -> DenseSubgraphs:
         """The padded form, for the published network or a comparison with it.
 
         Args:
             features: ``[N, D]``.
-            pivots: ``[P]`` as given to `pivot_subgraphs`.
             size: nodes to pad to; by default those of the largest subgraph.
 
         Raises:
@@ -74,7 +75,7 @@ class PivotSubgraphs(NamedTuple):
         group = self.groups()
         position = torch.arange(len(self.nodes), device=group.device) - self.node_offsets[group]
         padded = features.new_zeros(count, width, features.shape[1])
-        padded[group, position] = features[self.nodes] - features[pivots[group]]
+        padded[group, position] = features[self.nodes] - features[self.pivots[group]]
         row = torch.repeat_interleave(
             torch.arange(len(self.nodes), device=group.device),
             self.indptr.diff(), output_size=len(self.indices),
@@ -131,7 +132,9 @@ def pivot_subgraphs(
     launch(_SIZES, knn, pivots, k1, k2, u, sizes, edges)
     node_offsets, edge_offsets = _offsets(sizes), _offsets(edges)
     rows, links = int(node_offsets[-1]), int(edge_offsets[-1])
-    result = PivotSubgraphs(new(rows), node_offsets, new(rows + 1), new(links), new(count, k1))
+    result = PivotSubgraphs(
+        new(rows), node_offsets, new(rows + 1), new(links), new(count, k1), pivots
+    )
     if count == 0:
         result.indptr.zero_()
     unsorted = new(links) if knn.is_cuda else result.indices

@@ -55,8 +55,8 @@ def test_sparse_dense_and_fused_agree_in_evaluation() -> None:
     x, _, knn, pivots = batch()
     model = network().eval()
     graph = ops.pivot_subgraphs(knn, pivots, HOPS, LINKS)
-    sparse = model.link_probabilities(x, graph, pivots)
-    dense = torch.softmax(model.forward_dense(graph.dense(x, pivots)), -1)[..., 1]
+    sparse = model.link_probabilities(x, graph)
+    dense = torch.softmax(model.forward_dense(graph.dense(x)), -1)[..., 1]
     fused = model.scores(x, knn, pivots, HOPS, LINKS)
     with fk.backend("reference"):
         reference = model.scores(x, knn, pivots, HOPS, LINKS)
@@ -72,9 +72,9 @@ def test_padded_statistics_train_as_the_published_code() -> None:
     rows = HOPS[0] * (HOPS[1] + 1) + 1
     targets = (labels[graph.nodes[graph.one_hop]] == labels[pivots].unsqueeze(1)).long()
     sparse, dense = network(padded=rows).train(), network().train()
-    centred, _ = subgraph_inputs(x, graph, pivots, "mean")
+    centred, _ = subgraph_inputs(x, graph, "mean")
     logits = sparse(centred, graph.indptr, graph.indices, graph.one_hop)
-    expected = dense.forward_dense(graph.dense(x, pivots, size=rows))
+    expected = dense.forward_dense(graph.dense(x, size=rows))
     torch.testing.assert_close(logits, expected, rtol=0, atol=1e-12)
     for model, out in ((sparse, logits), (dense, expected)):
         torch.nn.functional.cross_entropy(out.flatten(0, 1), targets.flatten()).backward()
@@ -92,7 +92,7 @@ def test_gradients_of_every_aggregator(aggregator: str) -> None:
     """With the kernels and with plain PyTorch."""
     x, _, knn, pivots = batch()
     graph = ops.pivot_subgraphs(knn, pivots, HOPS, LINKS)
-    centred, cosine = subgraph_inputs(x, graph, pivots, aggregator)
+    centred, cosine = subgraph_inputs(x, graph, aggregator)
     gradients = []
     for backend in ("auto", "reference"):
         model = network(aggregator).train()
@@ -110,9 +110,9 @@ def test_streamed_scores_of_other_aggregators(aggregator: str) -> None:
     x, _, knn, pivots = batch()
     model = network(aggregator).eval()
     graph = ops.pivot_subgraphs(knn, pivots, HOPS, LINKS)
-    want = model.link_probabilities(x, graph, pivots)
+    want = model.link_probabilities(x, graph)
     torch.testing.assert_close(model.scores(x, knn, pivots, HOPS, LINKS), want)
-    mean = network().eval().link_probabilities(x, graph, pivots)
+    mean = network().eval().link_probabilities(x, graph)
     assert (want - mean).abs().max() > 1e-4
 
 
@@ -146,7 +146,12 @@ def test_model_errors() -> None:
     with pytest.raises(ValueError, match="must be in evaluation mode"):
         network().train().scores(x, knn, pivots, HOPS, LINKS)
     graph = ops.pivot_subgraphs(knn, pivots, HOPS, LINKS)
-    centred, _ = subgraph_inputs(x, graph, pivots, "mean")
+    training = network().train()
+    before = training.bn0.running_mean.clone()  # type: ignore[union-attr, operator]
+    with pytest.raises(ValueError, match="must be in evaluation mode"):
+        training.link_probabilities(x, graph)
+    assert torch.equal(training.bn0.running_mean, before)  # type: ignore[arg-type]
+    centred, _ = subgraph_inputs(x, graph, "mean")
     with pytest.raises(ValueError, match="padded_nodes must be at least"):
         network(padded=3).train()(centred, graph.indptr, graph.indices, graph.one_hop)
     with pytest.raises(ValueError, match="cosine is needed"):

@@ -166,17 +166,18 @@ class LinkageGCN(nn.Module):
         return logits.view(*batch.one_hop.shape, 2)
 
     @torch.no_grad()
-    def link_probabilities(
-        self, features: Tensor, subgraphs: PivotSubgraphs, pivots: Tensor
-    ) -> Tensor:
+    def link_probabilities(self, features: Tensor, subgraphs: PivotSubgraphs) -> Tensor:
         """``[P, k1]`` probabilities of a batch, in the order of the neighbours' ids.
 
         Args:
             features: ``[N, D]``.
             subgraphs: of `pivot_subgraphs`.
-            pivots: ``[P]`` int64, as given to it.
+
+        Raises:
+            ValueError: in training mode, where a batch would change its own statistics.
         """
-        x, cosine = subgraph_inputs(features, subgraphs, pivots, self.aggregator)
+        self._check_evaluation()
+        x, cosine = subgraph_inputs(features, subgraphs, self.aggregator)
         logits = self(x, subgraphs.indptr, subgraphs.indices, subgraphs.one_hop, cosine)
         return torch.softmax(logits, -1)[..., 1]
 
@@ -190,8 +191,7 @@ class LinkageGCN(nn.Module):
         active_connection: int,
     ) -> Tensor:
         """``[P, k1]`` probabilities in evaluation mode, streamed; see `ops.linkage_scores`."""
-        if self.training:
-            raise ValueError("the network must be in evaluation mode: call eval() first")
+        self._check_evaluation()
         if self.aggregator == "mean":
             return linkage_scores(
                 features, knn, pivots, self.weights(), k_at_hop=k_at_hop,
@@ -200,7 +200,7 @@ class LinkageGCN(nn.Module):
         parts = [features.new_empty(0, k_at_hop[0])]
         for part in pivots.split(_BATCH_PIVOTS):
             subgraphs = pivot_subgraphs(knn, part, k_at_hop, active_connection)
-            parts.append(self.link_probabilities(features, subgraphs, part))
+            parts.append(self.link_probabilities(features, subgraphs))
         return torch.cat(parts)
 
     def weights(self) -> LinkageWeights:
@@ -240,6 +240,10 @@ class LinkageGCN(nn.Module):
             raise ValueError(f"checkpoint does not fit LinkageGCN: {', '.join(wrong)}")
         self.load_state_dict(state)
 
+    def _check_evaluation(self) -> None:
+        if self.training:
+            raise ValueError("the network must be in evaluation mode: call eval() first")
+
     def _normalized(self, x: Tensor, pivots: int) -> Tensor:
         if self.padded_nodes is None or not self.training:
             normalized: Tensor = self.bn0(x)
@@ -264,11 +268,11 @@ class LinkageGCN(nn.Module):
 
 
 def subgraph_inputs(
-    features: Tensor, subgraphs: PivotSubgraphs, pivots: Tensor, aggregator: str
+    features: Tensor, subgraphs: PivotSubgraphs, aggregator: str
 ) -> tuple[Tensor, Tensor | None]:
     """What `LinkageGCN.forward` takes: centred features, and similarities if they are needed."""
     own = features[subgraphs.nodes]
-    x = own - features[pivots][subgraphs.groups()]
+    x = own - features[subgraphs.pivots][subgraphs.groups()]
     if aggregator != "weighted":
         return x, None
     unit = F.normalize(own)
