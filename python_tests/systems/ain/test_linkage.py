@@ -133,6 +133,9 @@ def test_public_checkpoints(tmp_path: Path) -> None:
     assert all(torch.equal(v, state[k]) for k, v in model.state_dict().items())
     old = {k: v for k, v in state.items() if k != "bn0.num_batches_tracked"}
     LinkageGCN(10, channels=CHANNELS).load_public(old)
+    torch.save([1], path)
+    with pytest.raises(TypeError, match="checkpoint must be a file or a state dict, got list"):
+        model.load_public(path)
     with pytest.raises(ValueError, match=r"does not fit LinkageGCN: conv3\.bias"):
         model.load_public({k: v for k, v in state.items() if k != "conv3.bias"})
     with pytest.raises(ValueError, match=r"conv1\.weight \(20, 64\) instead of \(24, 64\)"):
@@ -286,3 +289,25 @@ def test_clusterer_errors() -> None:
         clusterer().fit(bad, y.numpy())
     with pytest.raises(ValueError, match="the target y is None"):
         clusterer().fit(x.numpy())
+    with pytest.raises(ValueError, match="epochs must be at least 1, got -3"):
+        clusterer(epochs=-3).fit(x.numpy(), y.numpy())
+    with pytest.raises(
+        ValueError, match=r"active_connection must be at least k_at_hop\[1\] = 5, got 1"
+    ):
+        clusterer(k_at_hop=(10, 5), active_connection=1).fit(x.numpy(), y.numpy())
+
+
+@pytest.mark.filterwarnings("ignore:the linkage network predicts")  # after one epoch
+def test_seed_decides_everything() -> None:
+    """Also the rotations, whatever the global generator was, which is left where it was."""
+    x, y = synthetic_identities(12, 6, 8, noise=(0.5, 1.0))
+    states = []
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        before = torch.get_rng_state()
+        model = clusterer(channels=(8, 8, 4, 4), epochs=1).fit(x.numpy(), y.numpy())
+        assert torch.equal(torch.get_rng_state(), before)
+        states.append(model.model_.state_dict())
+    assert all(torch.equal(v, states[1][k]) for k, v in states[0].items())
+    other = clusterer(channels=(8, 8, 4, 4), epochs=1, seed=1).fit(x.numpy(), y.numpy())
+    assert not torch.equal(other.model_.conv1.weight, states[0]["conv1.weight"])

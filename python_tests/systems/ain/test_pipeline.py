@@ -166,6 +166,20 @@ def test_saved_clusterer(faces: tuple[np.ndarray, np.ndarray], tmp_path: Path) -
     torch.save({"format": "else"}, tmp_path / "else.pt")
     with pytest.raises(ValueError, match=r"else\.pt is not a 'facekernels FaceClusterer 1'"):
         FaceClusterer.load(tmp_path / "else.pt")
+    saved = torch.load(tmp_path / "model.pt", weights_only=True)
+    for change, message in (
+        ({"model": None, "params": None}, r"wrong\.pt lacks model, params of a"),
+        ({"params": {**saved["params"], "hops": 3}}, r"wrong\.pt cannot be used .*'hops'"),
+        ({"params": {**saved["params"], "channels": None}}, r"wrong\.pt cannot be used"),
+        ({"model": {}}, r"does not fit LinkageGCN: bn0\.running_mean"),
+        ({"model": 3}, r"wrong\.pt cannot be used"),
+        ({"features": 20}, r"conv1\.weight \(48, 16\) instead of \(40, 16\)"),
+        ({"features": "many"}, r"wrong\.pt cannot be used"),
+    ):
+        wrong = {k: v for k, v in {**saved, **change}.items() if v is not None}
+        torch.save(wrong, tmp_path / "wrong.pt")
+        with pytest.raises(ValueError, match=message):
+            FaceClusterer.load(tmp_path / "wrong.pt")
     (tmp_path / "half.pt").write_bytes((tmp_path / "model.pt").read_bytes()[:500])
     with pytest.raises(ValueError, match=r"half\.pt cannot be read"):
         FaceClusterer.load(tmp_path / "half.pt")

@@ -222,11 +222,15 @@ class LinkageGCN(nn.Module):
         """Load a checkpoint of the public repositories: a file, its content, or a state dict.
 
         Raises:
+            TypeError: neither a file nor a mapping, or a file of something else.
             ValueError: tensors are missing, unexpected or of other shapes; names them.
         """
         if isinstance(checkpoint, (str, Path)):
             checkpoint = torch.load(checkpoint, map_location="cpu", weights_only=True)
-        assert isinstance(checkpoint, Mapping)
+        if not isinstance(checkpoint, Mapping):
+            raise TypeError(
+                f"checkpoint must be a file or a state dict, got {type(checkpoint).__name__}"
+            )
         state = checkpoint.get("state_dict", checkpoint)
         state = {str(k).removeprefix("module."): v for k, v in dict(state).items()}
         own = self.state_dict()
