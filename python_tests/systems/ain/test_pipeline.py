@@ -226,6 +226,10 @@ def test_command_errors(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
     arguments = ["cluster", str(features), "--out", str(tmp_path / "o.npy")]
     assert main([*arguments, "--labels", str(tmp_path / "ids.txt")]) == 2
     assert "has 2 labels for 4 features" in capsys.readouterr().err
+    work = tmp_path / "work"
+    assert main([*arguments, "--method", "dbscan", "--threshold", "5", "--work", str(work)]) == 2
+    assert "threshold must be a similarity in [-1, 1], got 5.0" in capsys.readouterr().err
+    assert not work.exists()  # nothing has been searched
     for wrong in (
         arguments[:2],
         [*arguments[:2], "--fit", "m.pt"],
