@@ -480,7 +480,7 @@ def dense_linkage(
 
     parts = []
     for part in pivots.split(16):
-        batch = pivot_subgraphs(knn, part, hops, links).dense(x, part)
+        batch = pivot_subgraphs(knn, part, hops, links).dense(x)
         parts.append(_dense_scores(batch, weights))
     return torch.cat(parts)
 

@@ -4,6 +4,7 @@ what came. The order is type, layout and device, dtype, shape, so the first thin
 
 from __future__ import annotations
 
+import numbers
 from typing import Any
 
 import torch
@@ -57,6 +58,28 @@ def one_of(name: str, value: Any, allowed: tuple[str, ...]) -> None:
     if value not in allowed:
         choices = ", ".join(repr(a) for a in allowed)
         raise ValueError(f"{name} must be one of {choices}, got {value!r}")
+
+
+def integer(name: str, value: Any) -> int:
+    """`value` must be an integer of Python or NumPy."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral):
+        raise TypeError(f"{name} must be an integer, got {_of_type(value)}")
+    return int(value)
+
+
+def number(name: str, value: Any) -> float:
+    """`value` must be a real number of Python or NumPy, and not NaN."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        raise TypeError(f"{name} must be a number, got {_of_type(value)}")
+    if value != value:
+        raise ValueError(f"{name} must be a number, got nan")
+    return float(value)
+
+
+def _of_type(value: Any) -> str:
+    """`2.0 (float)`; of a tensor or an array the type alone."""
+    kind = type(value).__name__
+    return kind if hasattr(value, "shape") else f"{value!r} ({kind})"
 
 
 def resolve_neg(t: Tensor) -> Tensor:

@@ -222,6 +222,28 @@ def test_diffusion_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
         torch.testing.assert_close(a, b)
 
 
+@settings(max_examples=20, deadline=None)
+@given(names=st.lists(st.integers(0, 2**63 - 1), min_size=1, max_size=9, unique=True),
+       seed=st.integers(0, 99))  # fmt: skip
+def test_diffusion_of_labels_of_any_size(names: list[int], seed: int) -> None:
+    gen = torch.Generator().manual_seed(seed)
+    edges = torch.randint(0, 12, (20, 2), generator=gen)
+    ranks = torch.randint(0, len(names), (12,), generator=gen)
+    name_of = torch.tensor(sorted(names))
+    got, want = ops.label_diffusion(edges, name_of[ranks]), ops.label_diffusion(edges, ranks)
+    assert torch.equal(got.labels, name_of[want.labels])
+    assert torch.equal(got.indptr, want.indptr)
+    assert torch.equal(got.weights, want.weights)
+
+
+def test_thresholds_of_other_number_types() -> None:
+    for threshold in (np.float32(0.6), np.float64(0.6), 1, np.int64(1)):
+        want = [0, 0, 1] if threshold < 1 else [0, 1, 2]
+        edges, scores = torch.tensor([[0, 1], [1, 2]]), torch.tensor([0.9, 0.5])
+        got = ops.threshold_clusters(edges, scores, threshold, num_nodes=3)
+        assert got.tolist() == want
+
+
 EDGES = torch.tensor([[0, 1], [1, 2]])
 SCORES = torch.tensor([0.5, 0.9])
 
@@ -265,12 +287,37 @@ SCORES = torch.tensor([0.5, 0.9])
         (
             lambda: ops.link_clusters(EDGES, SCORES + 1, num_nodes=3),
             ValueError,
-            "scores must be at most 1",
+            r"scores must be finite and at most 1, got 1\.5",
         ),
         (
             lambda: ops.link_clusters(EDGES, SCORES * float("nan"), num_nodes=3),
             ValueError,
-            "and numbers",
+            "scores must be finite and at most 1, got nan",
+        ),
+        (
+            lambda: ops.link_clusters(EDGES, torch.tensor([0.5, -torch.inf]), num_nodes=3),
+            ValueError,
+            "scores must be finite and at most 1, got -inf",
+        ),
+        (
+            lambda: ops.link_clusters(EDGES, SCORES, step="a", num_nodes=3),  # type: ignore[arg-type]
+            TypeError,
+            r"step must be a number, got 'a' \(str\)",
+        ),
+        (
+            lambda: ops.threshold_clusters(EDGES, SCORES, torch.tensor(0.5), num_nodes=3),  # type: ignore[arg-type]
+            TypeError,
+            "threshold must be a number, got Tensor",
+        ),
+        (
+            lambda: ops.threshold_clusters(EDGES, SCORES, "0.5", num_nodes=3),  # type: ignore[arg-type]
+            TypeError,
+            r"threshold must be a number, got '0.5' \(str\)",
+        ),
+        (
+            lambda: ops.threshold_clusters(EDGES, SCORES, float("nan"), num_nodes=3),
+            ValueError,
+            "threshold must be a number, got nan",
         ),
         (
             lambda: ops.link_clusters(EDGES, SCORES, step=1.0, num_nodes=3),
@@ -296,6 +343,26 @@ SCORES = torch.tensor([0.5, 0.9])
             lambda: ops.label_diffusion(EDGES, torch.tensor([0, 1, 0]), decay=0),
             ValueError,
             "decay must be",
+        ),
+        (
+            lambda: ops.label_diffusion(EDGES, torch.tensor([0, 1, 0]), max_depth=1.5),  # type: ignore[arg-type]
+            TypeError,
+            r"max_depth must be an integer, got 1\.5 \(float\)",
+        ),
+        (
+            lambda: ops.label_diffusion(EDGES, torch.tensor([0, 1, 0], dtype=torch.int32)),
+            TypeError,
+            "labels must be int64, got int32",
+        ),
+        (
+            lambda: ops.label_diffusion(EDGES, torch.tensor([0, 1])),
+            ValueError,
+            "edges must hold nodes from 0 to 1, got 2",
+        ),
+        (
+            lambda: ops.label_diffusion(EDGES - 1, torch.tensor([0, 1])),
+            ValueError,
+            "edges must hold nodes from 0 to 1, got -1",
         ),
     ],
 )

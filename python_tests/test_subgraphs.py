@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -45,9 +46,10 @@ def test_published_subgraphs() -> None:
     pivots = torch.tensor([0, 7, 33])
     got = ops.pivot_subgraphs(knn, pivots, (8, 3), 3)
     assert got.node_offsets.diff().tolist() == [15, 18, 12]
+    assert got.pivots.tolist() == [0, 7, 33]
     expected = [0, 1, 2, 3, 4, 5, 12, 13, 14, 15, 16, 18, 20, 22, 23]
     assert got.nodes[:15].tolist() == expected
-    dense = got.dense(x, pivots, size=33)
+    dense = got.dense(x, size=33)
     links = (dense.adjacency > 0).sum((1, 2))
     assert links.tolist() == [48, 52, 44]
     squares = dense.adjacency.square().sum((1, 2))
@@ -117,6 +119,13 @@ def test_no_pivots() -> None:
     assert ops.linkage_scores(
         x, knn, none, network(12), k_at_hop=(5, 2), active_connection=3
     ).shape == (0, 5)
+
+
+def test_numpy_integers() -> None:
+    _, knn = random_graph(30, 5)
+    hop, links = (np.int64(5), np.int32(2)), np.int64(3)
+    got = ops.pivot_subgraphs(knn, torch.arange(4), hop, links)  # type: ignore[arg-type]
+    assert torch.equal(got.nodes, ops.pivot_subgraphs(knn, torch.arange(4), (5, 2), 3).nodes)
 
 
 def test_threads_change_nothing() -> None:
@@ -212,13 +221,28 @@ OUTSIDE[KNN[1, 0], 1] = 30
         ),
         (lambda: ops.pivot_subgraphs(KNN, PIVOTS, (3,), 2), ValueError, "k_at_hop must be two"),
         (
+            lambda: ops.pivot_subgraphs(KNN, PIVOTS, None, 2),  # type: ignore[arg-type]
+            TypeError,
+            r"k_at_hop must be a tuple \(k1, k2\), got NoneType",
+        ),
+        (
+            lambda: ops.pivot_subgraphs(KNN, PIVOTS, (3.0, 2), 2),  # type: ignore[arg-type]
+            TypeError,
+            r"k_at_hop\[0\] must be an integer, got 3\.0 \(float\)",
+        ),
+        (
+            lambda: ops.pivot_subgraphs(KNN, PIVOTS, (3, 2), 2.0),  # type: ignore[arg-type]
+            TypeError,
+            r"active_connection must be an integer, got 2\.0 \(float\)",
+        ),
+        (
             lambda: ops.pivot_subgraphs(KNN, PIVOTS, (3, 4), 3),
             ValueError,
             r"active_connection must be between k_at_hop\[1\] = 4",
         ),
         (lambda: ops.pivot_subgraphs(KNN, PIVOTS, (3, 2), 7), ValueError, "and k = 6, got 7"),
         (
-            lambda: ops.pivot_subgraphs(KNN, PIVOTS, (3, 2), 2).dense(X, PIVOTS, size=3),
+            lambda: ops.pivot_subgraphs(KNN, PIVOTS, (3, 2), 2).dense(X, size=3),
             ValueError,
             "size must be at least",
         ),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -94,6 +95,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         p.error("--fit needs --labels")
     if arguments.method == "linkage" and arguments.model is None and arguments.fit is None:
         p.error("--method linkage needs --model (which --fit writes)")
+    if arguments.images is not None and arguments.report is None:
+        p.error("--images needs --report, whose page shows them")
     try:
         return _run(arguments)
     except (ValueError, TypeError, OSError, ImportError) as error:
@@ -104,13 +107,28 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(arguments: argparse.Namespace) -> int:
     from rich.console import Console
 
-    from facekernels.data.face_features import read_features, read_labels, write_labels
+    from facekernels.data.face_features import (
+        LABEL_SUFFIXES,
+        read_features,
+        read_labels,
+        write_labels,
+    )
 
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 100)
     features = read_features(arguments.features, dim=arguments.dim)
     truth = None if arguments.labels is None else read_labels(arguments.labels)
     if truth is not None and len(truth) != len(features):
         raise ValueError(f"{arguments.labels} has {len(truth)} labels for {len(features)} features")
+    if len(features) == 0:
+        raise ValueError(f"{arguments.features} must hold a face at least, got none")
+    images = None if arguments.images is None else _read_images(arguments.images, len(features))
+    if arguments.out is not None and arguments.out.suffix not in LABEL_SUFFIXES:
+        suffixes = ", ".join(LABEL_SUFFIXES)
+        raise ValueError(f"--out must end in one of {suffixes}, got {arguments.out}")
+    page = None if arguments.report is None else arguments.report / "index.html"
+    for option, path in (("--out", arguments.out), ("--fit", arguments.fit), ("--report", page)):
+        if path is not None:
+            _check_writable(option, path)
     console.print(f"{len(features):,} faces of {features.shape[1]} features")
     start = time.perf_counter()
     if arguments.fit is not None:
@@ -132,10 +150,34 @@ def _run(arguments: argparse.Namespace) -> int:
     if arguments.report is not None:
         from facekernels.cli.cluster_report import write_report
 
-        images = None if arguments.images is None else np.load(arguments.images, allow_pickle=False)
-        page = write_report(arguments.report, labels, graph, truth, images)
-        console.print(f"pictures: {page}", markup=False, soft_wrap=True)
+        written = write_report(arguments.report, labels, graph, truth, images)
+        console.print(f"pictures: {written}", markup=False, soft_wrap=True)
     return 0
+
+
+def _read_images(path: Path, faces: int) -> NDArray[Any]:
+    try:
+        images = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise ValueError(f"--images must be an .npy file, got {path}: {error}") from error
+    shape = tuple(getattr(images, "shape", ()))  # an .npz archive has none
+    if len(shape) < 3 or shape[0] != faces:
+        raise ValueError(f"--images must hold [N, H, W] = ({faces}, H, W), got {shape} in {path}")
+    return images  # type: ignore[no-any-return]
+
+
+def _check_writable(option: str, path: Path) -> None:
+    """What would fail at the end should fail before the work; the folder is made."""
+    if path.is_dir():
+        raise ValueError(f"{option} must be a file, got the folder {path}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        raise ValueError(
+            f"{option} must lie in a folder that can be written, got {path}: {error.strerror}"
+        ) from error
 
 
 def _fit(arguments: argparse.Namespace, features: NDArray[Any], truth: NDArray[np.int64]) -> object:
@@ -154,7 +196,7 @@ def _fit(arguments: argparse.Namespace, features: NDArray[Any], truth: NDArray[n
 def _cluster(
     arguments: argparse.Namespace, features: NDArray[Any], console: Any
 ) -> tuple[NDArray[np.int64], Any]:
-    """Labels, and the neighbour graph for the pictures."""
+    """Labels, and the neighbour graph for the pictures where there is one."""
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
     from facekernels.systems.ain.linkage import FaceClusterer, peers
@@ -174,16 +216,19 @@ def _cluster(
             clusterer = FaceClusterer.load(arguments.model).set_params(max_size=arguments.max_size)
             pipeline = Pipeline(features, arguments.work, progress)
             return clusterer.cluster_with(pipeline).labels, pipeline.last_graph
-        pipeline = Pipeline(features, arguments.work, progress)
-        graph = pipeline.graph(min(arguments.k, len(features) - 1))
-        progress(method, 0, 1)
         chosen: dict[str, Any] = {
             "infomap": lambda t: peers.Infomap(t),
             "threshold": lambda t: peers.ThresholdComponents(t),
             "whispers": lambda t: peers.ChineseWhispers(t),
             "dbscan": lambda t: peers.NeighborDBSCAN(t, 4),
         }
-        labels = chosen[method](arguments.threshold).cluster(*graph)
+        search = chosen[method](arguments.threshold)
+        pipeline = Pipeline(features, arguments.work, progress)
+        if len(features) == 1:  # no graph
+            return np.zeros(1, dtype=np.int64), None
+        graph = pipeline.graph(min(arguments.k, len(features) - 1))
+        progress(method, 0, 1)
+        labels = search.cluster(*graph)
     return labels, graph
 
 

@@ -32,7 +32,10 @@ def write_report(
     truth: NDArray[np.int64] | None,
     images: NDArray[Any] | None,
 ) -> Path:
-    """Write ``index.html``, which loads nothing else, and return its path."""
+    """Write ``index.html``, which loads nothing else, and return its path.
+
+    Few faces have no graph (None), and then there is no picture of similarities.
+    """
     from facekernels.cli.cluster import summary
 
     if images is not None and len(images) != len(labels):
@@ -42,9 +45,7 @@ def write_report(
 <title>Clusters of {len(labels):,} faces</title><style>{_STYLE}</style></head><body>
 <h1>Clusters of {len(labels):,} faces</h1><ul>{facts}</ul>
 <figure>{_sizes(labels)}<figcaption>How many clusters have how many faces.</figcaption></figure>
-<figure>{_similarities(labels, graph, truth)}<figcaption>Cosine similarity of every face and its
-neighbours{", by identity" if truth is not None else ", by cluster"}. Where the two overlap,
-similarity alone cannot decide.</figcaption></figure>
+{_similarities(labels, graph, truth) if graph is not None else ""}
 {_examples(labels, images) if images is not None else ""}
 </body></html>
 """
@@ -97,7 +98,8 @@ def _similarities(labels: NDArray[np.int64], graph: Any, truth: NDArray[np.int64
         axes.set_ylabel("pairs")
         axes.legend(frameon=False)
 
-    return _svg(draw)
+    return f"""<figure>{_svg(draw)}<figcaption>Cosine similarity of every face and its neighbours,
+by {word}. Where the two overlap, similarity alone cannot decide.</figcaption></figure>"""
 
 
 def _examples(labels: NDArray[np.int64], images: NDArray[Any], most: int = 8) -> str:

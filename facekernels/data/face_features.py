@@ -30,6 +30,8 @@ _LABELS = ("labels", "label", "data")
 _KNN = ("data", "knns", "knn")
 _FLOATS = (np.float16, np.float32, np.float64)
 _TEXT = {".meta", ".txt"}
+LABEL_SUFFIXES = (".npy", *sorted(_TEXT))
+"""Of the files that `write_labels` writes."""
 _BLOCK = 1 << 16  # rows of a graph that are converted at a time
 _INT64 = np.iinfo(np.int64)
 

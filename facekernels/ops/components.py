@@ -57,16 +57,16 @@ def connected_components(
         ``[num_nodes]`` int64 labels 0, 1, ...
 
     Raises:
-        TypeError: dtypes.
-        ValueError: shapes, devices, nodes out of range, scores without a threshold.
+        TypeError: dtypes, a threshold that is no number.
+        ValueError: shapes, devices, nodes out of range, scores without a threshold, a threshold of
+            NaN.
     """
     _check_edges(edges, num_nodes)
     if (scores is None) != (threshold is None):
         raise ValueError("scores and threshold go together: give both or neither")
     if scores is not None:
         _check_scores(edges, scores)
-        scores = scores.float()
-    assert threshold is None or isinstance(threshold, (int, float))
+        scores, threshold = scores.float(), _check.number("threshold", threshold)
     return relabeled(_roots(edges, num_nodes, scores, threshold))
 
 
@@ -146,8 +146,8 @@ def link_clusters(
         ``[num_nodes]`` int64 labels, in the order of the clusters' smallest members.
 
     Raises:
-        TypeError: dtypes.
-        ValueError: shapes, devices, nodes or settings out of range, scores above 1 or NaN.
+        TypeError: dtypes, a step that is no number.
+        ValueError: shapes, devices, nodes or settings out of range, scores above 1 or not finite.
 
     Source: pseudo label propagation of Zhan et al., Consensus-Driven Propagation, ECCV 2018, as
     used by Wang et al., CVPR 2019.
@@ -156,12 +156,14 @@ def link_clusters(
     _check_scores(edges, scores)
     if isinstance(max_size, bool) or not isinstance(max_size, int) or max_size < 1:
         raise ValueError(f"max_size must be an integer of at least 1, got {max_size!r}")
+    step = _check.number("step", step)
     if not 0 < step < 1:
         raise ValueError(f"step must be in (0, 1), got {step}")
     if len(edges) == 0:
         return torch.arange(num_nodes, device=edges.device)
-    if not bool((scores <= 1).all()):
-        raise ValueError("scores must be at most 1, and numbers")
+    wrong = scores[~(scores.isfinite() & (scores <= 1))]
+    if len(wrong):
+        raise ValueError(f"scores must be finite and at most 1, got {float(wrong[0])}")
     scores = scores.double()  # as the thresholds: one that drops no edge must be seen to do so
     own = torch.arange(num_nodes, device=edges.device)
     roots, active = own, torch.ones_like(own, dtype=torch.bool)
@@ -221,20 +223,24 @@ def label_diffusion(
         decay: in (0, 1].
 
     Raises:
-        TypeError: dtypes.
+        TypeError: dtypes, settings that are no numbers.
         ValueError: shapes, devices, nodes or settings out of range, negative labels.
 
     Source: the diffusion of consensus-driven propagation's code, which the linkage code carries but
     does not call. Equal weights of nodes at one distance, and no weight by score, are our reading.
     """
     _check.tensor("labels", labels)
-    if labels.dtype is not torch.int64 or labels.ndim != 1:
-        raise ValueError(f"labels must be [N] int64, got {labels.dtype} {_check.shape_of(labels)}")
+    if labels.dtype is not torch.int64:
+        raise TypeError(f"labels must be int64, got {str(labels.dtype)[6:]}")
+    if labels.ndim != 1:
+        raise ValueError(f"labels must be [N], got shape {_check.shape_of(labels)}")
     nodes = len(labels)
-    _check_edges(edges, nodes)
+    _check_pairs(edges)
+    _check_nodes(edges, nodes)
     _check.same_device("labels", labels, "edges", edges)
     if nodes and int(labels.min()) < 0:
         raise ValueError(f"labels must be at least 0, got {int(labels.min())}")
+    max_depth, decay = _check.integer("max_depth", max_depth), _check.number("decay", decay)
     if max_depth < 0:
         raise ValueError(f"max_depth must be at least 0, got {max_depth}")
     if not 0 < decay <= 1:
@@ -243,17 +249,18 @@ def label_diffusion(
     both = torch.unique(both, dim=0) if len(both) else both
     bounds = torch.arange(nodes + 1, device=both.device)
     indptr = torch.searchsorted(both[:, 0].contiguous(), bounds)
-    clusters = int(labels.max()) + 1 if nodes else 0
+    names, ranks = torch.unique(labels, return_inverse=True)  # of any size: keys hold the ranks
+    clusters = len(names)
     parts = [
         _diffused(torch.arange(first, min(first + _SOURCES, nodes), device=both.device),
-                  indptr, both[:, 1], labels, clusters, max_depth, decay)
+                  indptr, both[:, 1], ranks, clusters, max_depth, decay)
         for first in range(0, nodes, _SOURCES)
     ]  # fmt: skip
     empty = labels.new_empty(0)
     keys = torch.cat([empty, *(key for key, _ in parts)])
     weights = torch.cat([empty.float(), *(weight for _, weight in parts)])
     node = torch.div(keys, max(clusters, 1), rounding_mode="floor")
-    return SoftLabels(torch.searchsorted(node, bounds), keys % max(clusters, 1), weights)
+    return SoftLabels(torch.searchsorted(node, bounds), names[keys % max(clusters, 1)], weights)
 
 
 _SOURCES = 1024  # nodes whose surroundings are held at once
@@ -263,16 +270,16 @@ def _diffused(
     sources: Tensor,
     indptr: Tensor,
     neighbors: Tensor,
-    labels: Tensor,
+    ranks: Tensor,
     clusters: int,
     max_depth: int,
     decay: float,
 ) -> tuple[Tensor, Tensor]:
-    """Keys source * clusters + label, ascending, and their shares."""
-    nodes = len(labels)
+    """Keys source * clusters + rank of the label, ascending, and their shares."""
+    nodes = len(ranks)
     seen = frontier = sources * nodes + sources  # pairs of source and node, ascending
-    keys = [sources * clusters + labels[sources]]
-    weights = [torch.ones(len(sources), device=labels.device, dtype=torch.float64)]
+    keys = [sources * clusters + ranks[sources]]
+    weights = [torch.ones(len(sources), device=ranks.device, dtype=torch.float64)]
     for depth in range(1, max_depth + 1):
         at = frontier % nodes
         degree = indptr[at + 1] - indptr[at]
@@ -286,7 +293,7 @@ def _diffused(
             break
         seen = torch.cat((seen, frontier)).sort().values
         source = torch.div(frontier, nodes, rounding_mode="floor")
-        keys.append(source * clusters + labels[frontier % nodes])
+        keys.append(source * clusters + ranks[frontier % nodes])
         weights.append(torch.full_like(keys[-1], 1, dtype=torch.float64) * decay**depth)
     key, which = torch.unique(torch.cat(keys), return_inverse=True)
     order = torch.sort(which, stable=True)
@@ -329,8 +336,13 @@ def _check_edges(edges: Tensor, num_nodes: int) -> None:
         raise TypeError(f"num_nodes must be an int, got {type(num_nodes).__name__}")
     if not 0 <= num_nodes < 2**31:
         raise ValueError(f"num_nodes must be at least 0 and below 2**31, got {num_nodes}")
-    if edges.numel() == 0 or (edges.is_cpu and not use_reference()):
-        return  # the CPU kernel checks the nodes itself
+    if use_reference() or not edges.is_cpu:  # the CPU kernel checks the nodes itself
+        _check_nodes(edges, num_nodes)
+
+
+def _check_nodes(edges: Tensor, num_nodes: int) -> None:
+    if edges.numel() == 0:
+        return
     low, high = (int(v) for v in torch.aminmax(edges))
     if low < 0 or high >= num_nodes:
         raise ValueError(

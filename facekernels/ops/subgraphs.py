@@ -49,18 +49,19 @@ class PivotSubgraphs(NamedTuple):
     """``[E]`` int64: the row that an edge leads to, ascending within a row."""
     one_hop: Tensor
     """``[P, k1]`` int64: rows of the pivot's neighbours, in the order of their ids."""
+    pivots: Tensor
+    """``[P]`` int64, as given."""
 
     def groups(self) -> Tensor:
         """``[R]`` int64: the subgraph of every row."""
         count = torch.arange(len(self.node_offsets) - 1, device=self.nodes.device)
         return torch.repeat_interleave(count, self.node_offsets.diff(), output_size=len(self.nodes))
 
-    def dense(self, features: Tensor, pivots: Tensor, size: int | None = None) -> DenseSubgraphs:
+    def dense(self, features: Tensor, size: int | None = None) -> DenseSubgraphs:
         """The padded form, for the published network or a comparison with it.
 
         Args:
             features: ``[N, D]``.
-            pivots: ``[P]`` as given to `pivot_subgraphs`.
             size: nodes to pad to; by default those of the largest subgraph.
 
         Raises:
@@ -74,7 +75,7 @@ class PivotSubgraphs(NamedTuple):
         group = self.groups()
         position = torch.arange(len(self.nodes), device=group.device) - self.node_offsets[group]
         padded = features.new_zeros(count, width, features.shape[1])
-        padded[group, position] = features[self.nodes] - features[pivots[group]]
+        padded[group, position] = features[self.nodes] - features[self.pivots[group]]
         row = torch.repeat_interleave(
             torch.arange(len(self.nodes), device=group.device),
             self.indptr.diff(), output_size=len(self.indices),
@@ -112,7 +113,7 @@ def pivot_subgraphs(
     depend on the values, so the stream is waited for, and `torch.compile` breaks the graph here.
 
     Raises:
-        TypeError: not int64 tensors.
+        TypeError: not int64 tensors, settings that are no integers.
         ValueError: shapes, devices, ranges, or nodes that are not in [0, N).
 
     Source: Wang et al., Linkage Based Face Clustering via Graph Convolution Network, CVPR 2019,
@@ -131,7 +132,9 @@ def pivot_subgraphs(
     launch(_SIZES, knn, pivots, k1, k2, u, sizes, edges)
     node_offsets, edge_offsets = _offsets(sizes), _offsets(edges)
     rows, links = int(node_offsets[-1]), int(edge_offsets[-1])
-    result = PivotSubgraphs(new(rows), node_offsets, new(rows + 1), new(links), new(count, k1))
+    result = PivotSubgraphs(
+        new(rows), node_offsets, new(rows + 1), new(links), new(count, k1), pivots
+    )
     if count == 0:
         result.indptr.zero_()
     unsorted = new(links) if knn.is_cuda else result.indices
@@ -157,9 +160,12 @@ def _check_arguments(
             raise ValueError(f"{name} must be {meaning}, got shape {_check.shape_of(t)}")
     _check.same_device("pivots", pivots, "knn", knn)
     nodes, k = knn.shape
+    if not isinstance(k_at_hop, (tuple, list)):
+        raise TypeError(f"k_at_hop must be a tuple (k1, k2), got {type(k_at_hop).__name__}")
     if len(k_at_hop) != 2:
         raise ValueError(f"k_at_hop must be two numbers, got {k_at_hop}")
-    k1, k2 = k_at_hop
+    k1, k2 = (_check.integer(f"k_at_hop[{i}]", k_at_hop[i]) for i in range(2))
+    active_connection = _check.integer("active_connection", active_connection)
     if not (1 <= k1 <= k and 1 <= k2 <= k):
         raise ValueError(f"k_at_hop must be between 1 and k = {k}, got {k_at_hop}")
     if not k2 <= active_connection <= k:

@@ -31,7 +31,7 @@ def linkage_scores(
     convolutions, classifier = layers[:8], layers[8:]
     scores = features.new_empty(len(pivots), k_at_hop[0])
     for p in range(len(pivots)):
-        nodes, _, indptr, indices, one_hop = pivot_subgraphs(
+        nodes, _, indptr, indices, one_hop, _ = pivot_subgraphs(
             knn, pivots[p : p + 1], k_at_hop, active_connection
         )
         degree = indptr.diff()

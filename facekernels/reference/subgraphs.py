@@ -8,7 +8,7 @@ from torch import Tensor
 
 def pivot_subgraphs(
     knn: Tensor, pivots: Tensor, k_at_hop: tuple[int, int], active_connection: int
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Python twin of `facekernels.ops.pivot_subgraphs`."""
     k1, k2 = k_at_hop
     rows = knn.tolist()
@@ -38,5 +38,5 @@ def pivot_subgraphs(
 
     return (
         tensor(nodes), tensor(node_offsets), tensor(indptr), tensor(indices),
-        tensor(one_hop).view(len(pivots), k1),
+        tensor(one_hop).view(len(pivots), k1), pivots,
     )  # fmt: skip

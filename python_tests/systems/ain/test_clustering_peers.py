@@ -228,6 +228,7 @@ def test_gcn_e_learns_links_and_keeps_the_others() -> None:
 
 
 IDX, SIM = torch.tensor([[1], [0]]), torch.tensor([[0.5], [0.5]])
+WITH_SELF = torch.tensor([[1, 1], [1, 0]])
 
 
 @pytest.mark.parametrize(
@@ -250,6 +251,11 @@ IDX, SIM = torch.tensor([[1], [0]]), torch.tensor([[0.5], [0.5]])
         ),
         (lambda: ThresholdComponents().cluster(IDX, SIM * torch.nan), "sim must be finite"),
         (lambda: ThresholdComponents().cluster(-IDX, SIM), "from 0 to 1, got -1 to 0"),
+        (
+            lambda: ThresholdComponents().cluster(WITH_SELF, SIM.expand(2, 2)),
+            r"idx must not hold the node itself, got node 1 in its own row: drop that column",
+        ),
+        (lambda: GCNV().fit(SIM, WITH_SELF, SIM.expand(2, 2), IDX[:, 0]), "the node itself"),
         (lambda: Infomap(seed=0), "seed and trials must be at least 1"),
         (lambda: ThresholdComponents().cluster(IDX[:, :0], SIM[:, :0]), r"idx must be \[N, k\]"),
         (lambda: ThresholdComponents().cluster(IDX.int(), SIM), r"idx must be \[N, k\] int64"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from pathlib import Path
 
@@ -55,14 +56,34 @@ def test_sparse_dense_and_fused_agree_in_evaluation() -> None:
     x, _, knn, pivots = batch()
     model = network().eval()
     graph = ops.pivot_subgraphs(knn, pivots, HOPS, LINKS)
-    sparse = model.link_probabilities(x, graph, pivots)
-    dense = torch.softmax(model.forward_dense(graph.dense(x, pivots)), -1)[..., 1]
+    sparse = model.link_probabilities(x, graph)
+    dense = torch.softmax(model.forward_dense(graph.dense(x)), -1)[..., 1]
     fused = model.scores(x, knn, pivots, HOPS, LINKS)
     with fk.backend("reference"):
         reference = model.scores(x, knn, pivots, HOPS, LINKS)
     assert dense.std() > 1e-3
     for other in (sparse, fused, reference):
         torch.testing.assert_close(other, dense, rtol=0, atol=1e-12)
+
+
+def test_fused_logits_of_the_toy_set_are_the_dense_ones() -> None:
+    """float32, on the set whose subgraphs were measured on the published code."""
+    i, d = torch.arange(60).unsqueeze(1), torch.arange(1, 17, dtype=torch.float64)
+    x = torch.sin(0.37 * (i // 6 + 1) * d + 0.5 * d) + 0.35 * torch.sin(1.7 * (i + 1) * d)
+    x = torch.nn.functional.normalize(x)
+    knn = (x @ x.T).fill_diagonal_(-2).topk(8).indices
+    assert knn[7].tolist() == [11, 6, 8, 9, 10, 33, 44, 0]
+    x, pivots = x.float(), torch.arange(60)
+    model = network(d=16).float().eval()
+    graph = ops.pivot_subgraphs(knn, pivots, (8, 3), 3)
+    dense = model.forward_dense(graph.dense(x))
+    centred, _ = subgraph_inputs(x, graph, "mean")
+    sparse = model(centred, graph.indptr, graph.indices, graph.one_hop)
+    link = dense.diff(dim=-1).squeeze(-1)  # of two classes, the probability tells the difference
+    fused = torch.logit(model.scores(x, knn, pivots, (8, 3), 3))
+    assert link.std() > 0.01
+    for got, want in ((sparse, dense), (fused, link)):
+        assert (got - want).abs().max() < 5e-6
 
 
 def test_padded_statistics_train_as_the_published_code() -> None:
@@ -72,9 +93,9 @@ def test_padded_statistics_train_as_the_published_code() -> None:
     rows = HOPS[0] * (HOPS[1] + 1) + 1
     targets = (labels[graph.nodes[graph.one_hop]] == labels[pivots].unsqueeze(1)).long()
     sparse, dense = network(padded=rows).train(), network().train()
-    centred, _ = subgraph_inputs(x, graph, pivots, "mean")
+    centred, _ = subgraph_inputs(x, graph, "mean")
     logits = sparse(centred, graph.indptr, graph.indices, graph.one_hop)
-    expected = dense.forward_dense(graph.dense(x, pivots, size=rows))
+    expected = dense.forward_dense(graph.dense(x, size=rows))
     torch.testing.assert_close(logits, expected, rtol=0, atol=1e-12)
     for model, out in ((sparse, logits), (dense, expected)):
         torch.nn.functional.cross_entropy(out.flatten(0, 1), targets.flatten()).backward()
@@ -92,7 +113,7 @@ def test_gradients_of_every_aggregator(aggregator: str) -> None:
     """With the kernels and with plain PyTorch."""
     x, _, knn, pivots = batch()
     graph = ops.pivot_subgraphs(knn, pivots, HOPS, LINKS)
-    centred, cosine = subgraph_inputs(x, graph, pivots, aggregator)
+    centred, cosine = subgraph_inputs(x, graph, aggregator)
     gradients = []
     for backend in ("auto", "reference"):
         model = network(aggregator).train()
@@ -110,9 +131,9 @@ def test_streamed_scores_of_other_aggregators(aggregator: str) -> None:
     x, _, knn, pivots = batch()
     model = network(aggregator).eval()
     graph = ops.pivot_subgraphs(knn, pivots, HOPS, LINKS)
-    want = model.link_probabilities(x, graph, pivots)
+    want = model.link_probabilities(x, graph)
     torch.testing.assert_close(model.scores(x, knn, pivots, HOPS, LINKS), want)
-    mean = network().eval().link_probabilities(x, graph, pivots)
+    mean = network().eval().link_probabilities(x, graph)
     assert (want - mean).abs().max() > 1e-4
 
 
@@ -133,6 +154,9 @@ def test_public_checkpoints(tmp_path: Path) -> None:
     assert all(torch.equal(v, state[k]) for k, v in model.state_dict().items())
     old = {k: v for k, v in state.items() if k != "bn0.num_batches_tracked"}
     LinkageGCN(10, channels=CHANNELS).load_public(old)
+    torch.save([1], path)
+    with pytest.raises(TypeError, match="checkpoint must be a file or a state dict, got list"):
+        model.load_public(path)
     with pytest.raises(ValueError, match=r"does not fit LinkageGCN: conv3\.bias"):
         model.load_public({k: v for k, v in state.items() if k != "conv3.bias"})
     with pytest.raises(ValueError, match=r"conv1\.weight \(20, 64\) instead of \(24, 64\)"):
@@ -146,7 +170,12 @@ def test_model_errors() -> None:
     with pytest.raises(ValueError, match="must be in evaluation mode"):
         network().train().scores(x, knn, pivots, HOPS, LINKS)
     graph = ops.pivot_subgraphs(knn, pivots, HOPS, LINKS)
-    centred, _ = subgraph_inputs(x, graph, pivots, "mean")
+    training = network().train()
+    before = training.bn0.running_mean.clone()  # type: ignore[union-attr, operator]
+    with pytest.raises(ValueError, match="must be in evaluation mode"):
+        training.link_probabilities(x, graph)
+    assert torch.equal(training.bn0.running_mean, before)  # type: ignore[arg-type]
+    centred, _ = subgraph_inputs(x, graph, "mean")
     with pytest.raises(ValueError, match="padded_nodes must be at least"):
         network(padded=3).train()(centred, graph.indptr, graph.indices, graph.one_hop)
     with pytest.raises(ValueError, match="cosine is needed"):
@@ -190,14 +219,24 @@ def test_rotation_is_orthogonal_and_uniform() -> None:
 
 
 def test_a_constant_network_is_reported() -> None:
+    """With the shares of the whole epoch, and of that epoch alone."""
     x, y = synthetic_identities(20, 6, 16)
+    data = LinkageData(x, y, k_at_hop=(10, 3), active_connection=3, batch_size=16)
+    neighbors = ops.knn_graph(x, 10).idx
+    links = (y[neighbors] == y.unsqueeze(1)).double().mean().item()
+    assert 0.1 < links < 0.9
     task = LinkageTrainer(LinkageGCN(16, channels=CHANNELS), lr=0.0)
-    with torch.no_grad():
-        task.model.classifier[2].bias.copy_(torch.tensor([50.0, -50.0]))
-    task._predicted, task._targets, task._seen = 0.0, 400.0, 1000.0
-    with pytest.warns(UserWarning, match=r"predicts 0\.0% links where 40\.0% are: it is constant"):
-        task.on_train_epoch_end()
-    assert task._seen == 0
+    last = task.model.classifier[2]
+    for bias, share in (([50.0, -50.0], "0.0%"), ([-50.0, 50.0], "100.0%")):
+        with torch.no_grad():
+            last.bias.copy_(torch.tensor(bias))  # type: ignore[operator, union-attr]
+        expected = re.escape(f"predicts {share} links where {links:.1%} are: it is constant")
+        with pytest.warns(UserWarning, match=expected):
+            fit_quietly(task, data, 1)
+
+
+def test_labels_of_another_length() -> None:
+    x, y = synthetic_identities(20, 6, 16)
     with pytest.raises(ValueError, match=r"labels must be as many as features \(120\), got 119"):
         LinkageData(x, y[1:])
 
@@ -263,11 +302,23 @@ def test_estimator_checks() -> None:
 
 
 def test_few_faces() -> None:
+    """All others are neighbours; fewer than three faces have no context and stay alone."""
     x, y = synthetic_identities(50, 8, 16, noise=(0.2, 0.8))
     model = clusterer().fit(x.numpy(), y.numpy())
-    for count in (1, 2, 3, 4):
+    for count in (1, 2):
         found = model.cluster(x[:count].numpy())
-        assert len(found.labels) == len(found.scores) == count
+        assert found.labels.tolist() == list(range(count))
+        assert found.neighbors.shape == found.scores.shape == (count, 0)
+    for count in (3, 4):
+        found = model.cluster(x[:count].numpy())
+        others = [[j for j in range(count) if j != i] for i in range(count)]
+        assert found.neighbors.tolist() == others
+        assert found.labels.tolist() == [0] * count  # no more than max_size, and all linked
+        knn = ops.knn_graph(x[:count], count - 1).idx
+        hops = (count - 1, min(4, count - 1))
+        graph = ops.pivot_subgraphs(knn, torch.arange(count), hops, hops[1])
+        logits = model.model_.forward_dense(graph.dense(x[:count]))
+        np.testing.assert_allclose(found.scores, logits.softmax(-1)[..., 1].detach(), atol=1e-5)
 
 
 def test_clusterer_errors() -> None:
@@ -281,3 +332,25 @@ def test_clusterer_errors() -> None:
         clusterer().fit(bad, y.numpy())
     with pytest.raises(ValueError, match="the target y is None"):
         clusterer().fit(x.numpy())
+    with pytest.raises(ValueError, match="epochs must be at least 1, got -3"):
+        clusterer(epochs=-3).fit(x.numpy(), y.numpy())
+    with pytest.raises(
+        ValueError, match=r"active_connection must be at least k_at_hop\[1\] = 5, got 1"
+    ):
+        clusterer(k_at_hop=(10, 5), active_connection=1).fit(x.numpy(), y.numpy())
+
+
+@pytest.mark.filterwarnings("ignore:the linkage network predicts")  # after one epoch
+def test_seed_decides_everything() -> None:
+    """Also the rotations, whatever the global generator was, which is left where it was."""
+    x, y = synthetic_identities(12, 6, 8, noise=(0.5, 1.0))
+    states = []
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        before = torch.get_rng_state()
+        model = clusterer(channels=(8, 8, 4, 4), epochs=1).fit(x.numpy(), y.numpy())
+        assert torch.equal(torch.get_rng_state(), before)
+        states.append(model.model_.state_dict())
+    assert all(torch.equal(v, states[1][k]) for k, v in states[0].items())
+    other = clusterer(channels=(8, 8, 4, 4), epochs=1, seed=1).fit(x.numpy(), y.numpy())
+    assert not torch.equal(other.model_.conv1.weight, states[0]["conv1.weight"])

@@ -166,6 +166,20 @@ def test_saved_clusterer(faces: tuple[np.ndarray, np.ndarray], tmp_path: Path) -
     torch.save({"format": "else"}, tmp_path / "else.pt")
     with pytest.raises(ValueError, match=r"else\.pt is not a 'facekernels FaceClusterer 1'"):
         FaceClusterer.load(tmp_path / "else.pt")
+    saved = torch.load(tmp_path / "model.pt", weights_only=True)
+    for change, message in (
+        ({"model": None, "params": None}, r"wrong\.pt lacks model, params of a"),
+        ({"params": {**saved["params"], "hops": 3}}, r"wrong\.pt cannot be used .*'hops'"),
+        ({"params": {**saved["params"], "channels": None}}, r"wrong\.pt cannot be used"),
+        ({"model": {}}, r"does not fit LinkageGCN: bn0\.running_mean"),
+        ({"model": 3}, r"wrong\.pt cannot be used"),
+        ({"features": 20}, r"conv1\.weight \(48, 16\) instead of \(40, 16\)"),
+        ({"features": "many"}, r"wrong\.pt cannot be used"),
+    ):
+        wrong = {k: v for k, v in {**saved, **change}.items() if v is not None}
+        torch.save(wrong, tmp_path / "wrong.pt")
+        with pytest.raises(ValueError, match=message):
+            FaceClusterer.load(tmp_path / "wrong.pt")
     (tmp_path / "half.pt").write_bytes((tmp_path / "model.pt").read_bytes()[:500])
     with pytest.raises(ValueError, match=r"half\.pt cannot be read"):
         FaceClusterer.load(tmp_path / "half.pt")
@@ -212,6 +226,10 @@ def test_command_errors(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
     arguments = ["cluster", str(features), "--out", str(tmp_path / "o.npy")]
     assert main([*arguments, "--labels", str(tmp_path / "ids.txt")]) == 2
     assert "has 2 labels for 4 features" in capsys.readouterr().err
+    work = tmp_path / "work"
+    assert main([*arguments, "--method", "dbscan", "--threshold", "5", "--work", str(work)]) == 2
+    assert "threshold must be a similarity in [-1, 1], got 5.0" in capsys.readouterr().err
+    assert not work.exists()  # nothing has been searched
     for wrong in (
         arguments[:2],
         [*arguments[:2], "--fit", "m.pt"],
@@ -220,3 +238,74 @@ def test_command_errors(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
         with pytest.raises(SystemExit):
             main(wrong)
     assert "needs --model" in capsys.readouterr().err
+
+
+def test_command_finds_wrong_paths_before_the_work(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def work(*arguments: object) -> None:
+        raise AssertionError("the work has begun")
+
+    monkeypatch.setattr("facekernels.cli.cluster._cluster", work)
+    monkeypatch.setattr("facekernels.cli.cluster._fit", work)
+    np.save(tmp_path / "f.npy", np.eye(4, 3, dtype=np.float32) + 1)
+    np.save(tmp_path / "few.npy", np.zeros((3, 2, 2)))
+    np.save(tmp_path / "none.npy", np.zeros((0, 3), np.float32))
+    np.savez(tmp_path / "images.npz", np.zeros((4, 2, 2)))
+    (tmp_path / "empty.npy").write_bytes(b"")
+    (tmp_path / "file").write_text("1\n" * 4)
+    (tmp_path / "ids.txt").write_text("1\n" * 4)
+    (tmp_path / "folder.npy").mkdir()
+    monkeypatch.chdir(tmp_path)
+    out, page = ["--out", "o.npy"], ["--report", "page"]
+    for arguments, sentence in (
+        (["--out", "o.csv"], "--out must end in one of .npy, .meta, .txt, got o.csv"),
+        (["--out", "file/o.npy"], "--out must lie in a folder that can be written, got file/o.npy"),
+        (["--out", "folder.npy"], "--out must be a file, got the folder folder.npy"),
+        (["--fit", "file/m.pt", "--labels", "ids.txt"], "--fit must lie in a folder"),
+        ([*out, "--report", "file/page"], "--report must lie in a folder"),
+        ([*out, *page, "--images", "no.npy"], "--images must be an .npy file, got no.npy"),
+        ([*out, *page, "--images", "empty.npy"], "--images must be an .npy file, got empty.npy"),
+        ([*out, *page, "--images", "ids.txt"], "--images must be an .npy file, got ids.txt"),
+        ([*out, *page, "--images", "few.npy"], "= (4, H, W), got (3, 2, 2) in few.npy"),
+        ([*out, *page, "--images", "images.npz"], "= (4, H, W), got () in images.npz"),
+    ):
+        assert main(["cluster", "f.npy", *arguments]) == 2
+        assert sentence in capsys.readouterr().err
+    assert main(["cluster", "none.npy", *out]) == 2
+    assert "none.npy must hold a face at least, got none" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(["cluster", "f.npy", *out, "--images", "few.npy"])
+    assert "--images needs --report" in capsys.readouterr().err
+    with pytest.raises(AssertionError, match="the work has begun"):
+        main(["cluster", "f.npy", "--out", "new/folder/o.npy"])
+
+
+@pytest.mark.filterwarnings("ignore:the linkage network predicts")  # after one epoch
+def test_command_with_few_faces(
+    faces: tuple[np.ndarray, np.ndarray],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    model = FaceClusterer(12, HOPS, LINKS, max_size=14, epochs=1, channels=(16, 16, 8, 8))
+    model.fit(*faces).save("model.pt")
+    for count, pictures in ((1, (1, 1)), (2, (1, 2)), (3, (2, 2))):
+        np.save("f.npy", faces[0][:count])
+        np.save("images.npy", np.zeros((count, 4, 4)))
+        Path("ids.txt").write_text("1\n" * count)
+        for method, svgs in zip((["--model", "model.pt"], ["--method", "threshold"]), pictures,
+                                strict=True):  # fmt: skip
+            arguments = ["f.npy", "--out", "o.npy", "--report", "page", "--images", "images.npy"]
+            assert main(["cluster", *arguments, "--labels", "ids.txt", *method]) == 0
+            assert len(np.load("o.npy")) == count
+            assert Path("page/index.html").read_text().count("<svg") == svgs
+    np.save("f.npy", faces[0])
+    np.save("ids.npy", faces[1])
+    capsys.readouterr()
+    fit = ["cluster", "f.npy", "--labels", "ids.npy", "--fit", "m.pt", "--epochs", "-3"]
+    assert main(fit) == 2
+    assert "epochs must be at least 1, got -3" in capsys.readouterr().err
+    assert main(["cluster", "f.npy", "--out", "o.npy", "--k", "0", "--method", "threshold"]) == 2
+    assert "k must be" in capsys.readouterr().err

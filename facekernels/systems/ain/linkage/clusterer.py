@@ -56,7 +56,7 @@ class FaceClusterer(ClusterMixin, BaseEstimator):  # type: ignore[misc]
         batch_size: pivots of a step.
         rotate: see `LinkageTrainer`. The published code does not; in our comparison it made the
             difference on identities never seen.
-        seed: of weights and order.
+        seed: of weights, order and rotations: the same seed, the same network.
         progress: show bars.
 
     Attributes:
@@ -110,24 +110,26 @@ class FaceClusterer(ClusterMixin, BaseEstimator):  # type: ignore[misc]
             y: ``[N]`` identities.
 
         Raises:
-            ValueError: no or not fitting labels, features that are not finite, a zero row.
+            ValueError: no or not fitting labels, features that are not finite, a zero row, settings
+                out of range.
         """
         if y is None:
             raise ValueError("requires y to be passed, but the target y is None")
+        if self.epochs < 1:
+            raise ValueError(f"epochs must be at least 1, got {self.epochs}")
         features, labels = validate_data(self, X, y, dtype=np.float32, ensure_min_samples=3)
         x = unit_rows(features)
         _, target = np.unique(labels, return_inverse=True)
         hops, links = self._hops(len(x))
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self.seed)
-            model = LinkageGCN(x.shape[1], self.aggregator, tuple(self.channels))  # type: ignore[arg-type]
         data = LinkageData(
             x, torch.from_numpy(target.astype(np.int64)), k_at_hop=hops, active_connection=links,
             batch_size=self.batch_size, aggregator=self.aggregator, seed=self.seed,
         )  # fmt: skip
-        fit_quietly(
-            LinkageTrainer(model, lr=self.lr, rotate=self.rotate), data, self.epochs, self.progress
-        )
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.seed)
+            model = LinkageGCN(x.shape[1], self.aggregator, tuple(self.channels))  # type: ignore[arg-type]
+            task = LinkageTrainer(model, lr=self.lr, rotate=self.rotate)
+            fit_quietly(task, data, self.epochs, self.progress)  # draws the rotations
         self.model_ = model.eval()
         clustering = self.cluster(features)
         self.labels_, self.scores_ = clustering.labels, clustering.scores
@@ -200,10 +202,16 @@ class FaceClusterer(ClusterMixin, BaseEstimator):  # type: ignore[misc]
             raise ValueError(f"{path} cannot be read as a FaceClusterer: {error}") from error
         if not isinstance(state, dict) or state.get("format") != _FORMAT:
             raise ValueError(f"{path} is not a {_FORMAT!r}")
-        clusterer = cls(**state["params"])
-        clusterer.n_features_in_ = state["features"]
-        model = LinkageGCN(state["features"], clusterer.aggregator, tuple(clusterer.channels))  # type: ignore[arg-type]
-        model.load_state_dict(state["model"])
+        missing = sorted({"params", "features", "model"} - state.keys())
+        if missing:
+            raise ValueError(f"{path} lacks {', '.join(missing)} of a {_FORMAT!r}")
+        try:
+            clusterer = cls(**state["params"])
+            clusterer.n_features_in_ = state["features"]
+            model = LinkageGCN(state["features"], clusterer.aggregator, tuple(clusterer.channels))  # type: ignore[arg-type]
+            model.load_public(dict(state["model"]))
+        except (ValueError, TypeError, AttributeError, RuntimeError) as error:
+            raise ValueError(f"{path} cannot be used as a FaceClusterer: {error}") from error
         clusterer.model_ = model.eval()
         return clusterer
 
@@ -212,8 +220,15 @@ class FaceClusterer(ClusterMixin, BaseEstimator):  # type: ignore[misc]
         return self.fit(X, y, **kwargs).labels_
 
     def _hops(self, count: int) -> tuple[tuple[int, int], int]:
-        k1, k2 = (min(k, count - 1) for k in self.k_at_hop)
-        return (k1, k2), max(k2, min(self.active_connection, count - 1))
+        """The settings, as far as there are other faces."""
+        k1, k2 = self.k_at_hop
+        if self.active_connection < k2:
+            raise ValueError(
+                f"active_connection must be at least k_at_hop[1] = {k2}, "
+                f"got {self.active_connection}"
+            )
+        others = count - 1
+        return (min(k1, others), min(k2, others)), min(self.active_connection, others)
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()

@@ -167,17 +167,18 @@ class LinkageGCN(nn.Module):
         return logits.view(*batch.one_hop.shape, 2)
 
     @torch.no_grad()
-    def link_probabilities(
-        self, features: Tensor, subgraphs: PivotSubgraphs, pivots: Tensor
-    ) -> Tensor:
+    def link_probabilities(self, features: Tensor, subgraphs: PivotSubgraphs) -> Tensor:
         """``[P, k1]`` probabilities of a batch, in the order of the neighbours' ids.
 
         Args:
             features: ``[N, D]``.
             subgraphs: of `pivot_subgraphs`.
-            pivots: ``[P]`` int64, as given to it.
+
+        Raises:
+            ValueError: in training mode, where a batch would change its own statistics.
         """
-        x, cosine = subgraph_inputs(features, subgraphs, pivots, self.aggregator)
+        self._check_evaluation()
+        x, cosine = subgraph_inputs(features, subgraphs, self.aggregator)
         logits = self(x, subgraphs.indptr, subgraphs.indices, subgraphs.one_hop, cosine)
         return torch.softmax(logits, -1)[..., 1]
 
@@ -202,8 +203,7 @@ class LinkageGCN(nn.Module):
         pivots: int,
     ) -> Callable[[Tensor], Tensor]:
         """`scores` in several calls with `pivots` in all; what they share is made once."""
-        if self.training:
-            raise ValueError("the network must be in evaluation mode: call eval() first")
+        self._check_evaluation()
         if self.aggregator == "mean":
             return LinkageScorer(
                 features, knn, self.weights(), k_at_hop=k_at_hop,
@@ -214,7 +214,7 @@ class LinkageGCN(nn.Module):
             parts = [features.new_empty(0, k_at_hop[0])]
             for part in chosen.split(_BATCH_PIVOTS):
                 subgraphs = pivot_subgraphs(knn, part, k_at_hop, active_connection)
-                parts.append(self.link_probabilities(features, subgraphs, part))
+                parts.append(self.link_probabilities(features, subgraphs))
             return torch.cat(parts)
 
         return score
@@ -238,11 +238,15 @@ class LinkageGCN(nn.Module):
         """Load a checkpoint of the public repositories: a file, its content, or a state dict.
 
         Raises:
+            TypeError: neither a file nor a mapping, or a file of something else.
             ValueError: tensors are missing, unexpected or of other shapes; names them.
         """
         if isinstance(checkpoint, (str, Path)):
             checkpoint = torch.load(checkpoint, map_location="cpu", weights_only=True)
-        assert isinstance(checkpoint, Mapping)
+        if not isinstance(checkpoint, Mapping):
+            raise TypeError(
+                f"checkpoint must be a file or a state dict, got {type(checkpoint).__name__}"
+            )
         state = checkpoint.get("state_dict", checkpoint)
         state = {str(k).removeprefix("module."): v for k, v in dict(state).items()}
         own = self.state_dict()
@@ -255,6 +259,10 @@ class LinkageGCN(nn.Module):
         if wrong:
             raise ValueError(f"checkpoint does not fit LinkageGCN: {', '.join(wrong)}")
         self.load_state_dict(state)
+
+    def _check_evaluation(self) -> None:
+        if self.training:
+            raise ValueError("the network must be in evaluation mode: call eval() first")
 
     def _normalized(self, x: Tensor, pivots: int) -> Tensor:
         if self.padded_nodes is None or not self.training:
@@ -280,11 +288,11 @@ class LinkageGCN(nn.Module):
 
 
 def subgraph_inputs(
-    features: Tensor, subgraphs: PivotSubgraphs, pivots: Tensor, aggregator: str
+    features: Tensor, subgraphs: PivotSubgraphs, aggregator: str
 ) -> tuple[Tensor, Tensor | None]:
     """What `LinkageGCN.forward` takes: centred features, and similarities if they are needed."""
     own = features[subgraphs.nodes]
-    x = own - features[pivots][subgraphs.groups()]
+    x = own - features[subgraphs.pivots][subgraphs.groups()]
     if aggregator != "weighted":
         return x, None
     unit = F.normalize(own)

@@ -210,10 +210,11 @@ def _prepared(
         ).fit(known.x.numpy(), known.y.numpy())  # fmt: skip
         return (lambda: model.predict(faces.x.numpy())), f"max_size {task.max_size}"
     if method in ("gcn_v", "gcn_e"):
-        network = GCNV(hidden=128, steps=task.gcn_v_steps, lr=0.3, rotate=True, seed=seed)
+        base = GCNV(hidden=128, steps=task.gcn_v_steps, lr=0.3, rotate=True, seed=seed)
+        network: GCNV | GCNE = base
         if method == "gcn_e":
             network = GCNE(
-                network, channels=task.channels, epochs=task.gcn_e_epochs, rotate=True, seed=seed
+                base, channels=task.channels, epochs=task.gcn_e_epochs, rotate=True, seed=seed
             )
         network.fit(known.x, *graph, known.y)
         tau = max(

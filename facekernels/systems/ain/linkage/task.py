@@ -116,7 +116,7 @@ class _Pivots:
     def batch(self, chosen: list[int]) -> LinkageBatch:
         pivots = torch.tensor(chosen)
         graph = pivot_subgraphs(self.knn, pivots, self.k_at_hop, self.active_connection)
-        x, cosine = subgraph_inputs(self.features, graph, pivots, self.aggregator)
+        x, cosine = subgraph_inputs(self.features, graph, self.aggregator)
         same = self.labels[graph.nodes[graph.one_hop]] == self.labels[pivots].unsqueeze(1)
         return LinkageBatch(x, graph.indptr, graph.indices, graph.one_hop, cosine, same.long())
 

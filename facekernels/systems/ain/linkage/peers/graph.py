@@ -18,7 +18,7 @@ Values = Tensor | NDArray[Any]
 
 
 def check_graph(idx: Values, sim: Values) -> tuple[Tensor, Tensor]:
-    """``[N, k]`` int64 nodes and as many finite similarities, as tensors."""
+    """``[N, k]`` int64 nodes, no row with its own, and as many finite similarities, as tensors."""
     idx, sim = as_tensor("idx", idx), as_tensor("sim", sim)
     if idx.ndim != 2 or idx.dtype is not torch.int64 or idx.shape[1] == 0:
         raise ValueError(
@@ -32,6 +32,13 @@ def check_graph(idx: Values, sim: Values) -> tuple[Tensor, Tensor]:
     if len(idx) and (int(idx.min()) < 0 or int(idx.max()) >= len(idx)):
         low, high = int(idx.min()), int(idx.max())
         raise ValueError(f"idx must hold nodes from 0 to {len(idx) - 1}, got {low} to {high}")
+    itself = (idx == torch.arange(len(idx), device=idx.device).unsqueeze(1)).any(1)
+    if bool(itself.any()):
+        raise ValueError(
+            f"idx must not hold the node itself, got node {int(itself.int().argmax())} in its own "
+            "row: drop that column of idx and sim, as in idx[:, 1:] and sim[:, 1:] where it comes "
+            "first"
+        )
     if not bool(torch.isfinite(sim).all()):
         raise ValueError("sim must be finite, got NaN or infinity")
     return idx, sim
