@@ -26,6 +26,8 @@ CEILING = "copy of the same bytes"
 # Yardsticks that do less than the op: shown, but no peers.
 FLOORS = frozenset({CEILING, "torch.mul (floor)"})
 
+_WARM_ROUNDS = 4
+
 Inputs = tuple[Any, ...]
 Implementation = Callable[..., Any]  # called with one Inputs
 CPU_CLOCK, WALL_CLOCK = time.process_time, time.perf_counter
@@ -59,6 +61,8 @@ class Case:
     setup: Callable[[torch.device], Workload]
     quick: bool = False
     devices: tuple[str, ...] = ("cpu", "cuda")
+    min_rounds: int = 7
+    """Fewer where one call takes many seconds; these are not warmed up either."""
 
     @property
     def name(self) -> str:
@@ -95,13 +99,15 @@ def interleave(
     """Time the functions in turn until `seconds` are spent, at least `min_rounds` times each.
 
     A sample holds as many calls as take `sample_seconds`; every round starts with another function,
-    so that none always follows the same neighbour.
+    so that none always follows the same neighbour. Where fewer than 4 rounds are asked for, one
+    untimed call comes before them, else three.
     """
     names = list(functions)
     calls = {}
     for name, function in functions.items():
-        function()  # compiles, allocates
-        function()
+        if min_rounds >= _WARM_ROUNDS:
+            function()  # compiles, allocates
+            function()
         start = clock()
         function()
         once = max(clock() - start, 1e-7)
@@ -163,7 +169,7 @@ def run_case(
         timings, notes = cuda_timing.interleave(functions, workload.make_inputs, seconds)
     else:
         bound = {name: partial(function, *inputs) for name, function in functions.items()}
-        timings, notes = interleave(bound, clock, seconds), {}
+        timings, notes = interleave(bound, clock, seconds, case.min_rounds), {}
     return {
         "family": case.family,
         "size": case.size,
