@@ -202,6 +202,22 @@ def test_emulated_cuda(n: int, d: int, k: int, metric: str) -> None:
         assert torch.equal(got.sim, want.sim)
 
 
+def test_halves_are_for_cuda_and_in_whole_steps() -> None:
+    x = clustered(20, 17)
+    sides = knn_filter.sides(x, x, "cosine")
+    slack = torch.ones(20)
+    halves = [side._replace(filter=side.filter.half()) for side in sides]
+    result = knn._empty(x, 3, 20)
+    with pytest.raises(ValueError, match="filter rows must be float32 on the CPU, got float16"):
+        knn._search(halves[0], slack, halves[1], "cosine", False, 0, 32, result)
+    if "emulated" in fk.backends():
+        with (
+            fk.backend("emulated"),
+            pytest.raises(ValueError, match="must have a multiple of 16 elements"),
+        ):
+            knn._search(halves[0], slack, halves[1], "cosine", False, 0, 32, result)
+
+
 @emulated
 @pytest.mark.parametrize("metric", METRICS)
 def test_halves_are_enough_for_ordinary_rows(

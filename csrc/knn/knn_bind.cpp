@@ -13,6 +13,19 @@ namespace {
 using namespace knn;
 using OptionalView = std::optional<TensorView>;
 
+bool runs_cuda_kernels([[maybe_unused]] Device device) {
+#if defined(FK_EMULATE)
+  return true;
+#else
+  return device.type != DeviceType::kCpu;
+#endif
+}
+
+// What the tensor-core filter copies in pieces.
+bool copies_in_pieces(const TensorView& halves) {
+  return halves.size(1) % 16 == 0 && reinterpret_cast<uintptr_t>(halves.data) % 16 == 0;
+}
+
 Rows rows_of(const char* name, const TensorView& filter, const TensorView& exact,
              const OptionalView& scale, const TensorView& like_filter,
              const TensorView& like_exact) {
@@ -44,6 +57,12 @@ void knn_search(const TensorView& query_filter, const TensorView& query,
   check_lazy(query.dtype == DType::kFloat32 || query.dtype == DType::kFloat64, [&] {
     return std::string("queries must be float32 or float64, got ") + name_of(query.dtype);
   });
+  const bool cuda = runs_cuda_kernels(device);
+  if (query_filter.dtype == DType::kFloat16) {
+    check(cuda, "filter rows must be float32 on the CPU, got float16");
+    check(copies_in_pieces(query_filter) && copies_in_pieces(filter),
+          "filter rows in float16 must have a multiple of 16 elements and be aligned to 16 bytes");
+  }
   check(metric == 0 || metric == 1, "metric must be 0 (inner product) or 1 (squared distance)");
   check(query_scale.has_value() == scale.has_value(), "both sides have a scale or none has");
   const Rows queries = rows_of("queries", query_filter, query, query_scale, query_filter, query);
@@ -54,7 +73,7 @@ void knn_search(const TensorView& query_filter, const TensorView& query,
   const int64_t q = queries.count, k = index.ndim == 2 ? index.size(1) : 0;
   const int64_t capacity = candidate_score.ndim == 2 ? candidate_score.size(1) : 0;
   check(k >= 1 && k <= rows.count - (self_offset >= 0), "k must be at least 1 and below the rows");
-  check(capacity >= k && (device.type == DeviceType::kCpu || capacity <= kMaxCudaCapacity),
+  check(capacity >= k && (!cuda || capacity <= kMaxCudaCapacity),
         "capacity must be at least k, and at most 2048 on CUDA");
   check_dense("slack", slack, DType::kFloat32, device, {q});
   check_dense("candidate_score", candidate_score, DType::kFloat32, device, {q, capacity});
