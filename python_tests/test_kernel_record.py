@@ -79,6 +79,21 @@ def test_machine_code_is_read() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("opcode", "flops"),
+    [
+        ("HMMA.16816.F32.BF16", 4096),
+        ("HMMA.1688.F32", 2048),
+        ("IMMA.16832.S8.S8", 8192),
+        ("HGMMA.64x128x16.F32", 65536),
+        ("FFMA", 0),
+    ],
+)
+def test_products_of_tensor_cores(opcode: str, flops: int) -> None:
+    text = f"/*0000*/ {opcode} R0, R4, R8, R0 ;\n/*0010*/ EXIT ;"
+    assert binary.analyse(list(binary._instructions(text))).mma_flops == flops
+
+
 def test_spills_are_seen() -> None:
     text = "/*0000*/ STL [R1], R0 ;\n/*0010*/ LDL R0, [R1] ;\n/*0020*/ EXIT ;"
     assert binary.analyse(list(binary._instructions(text))).spills == 2
@@ -121,6 +136,7 @@ def test_a_good_copy_reaches_the_floor() -> None:
     assert _share(launch, kernel, 430) == pytest.approx(1, abs=0.01)
     assert model.floor(430_000_000, 0) == pytest.approx(103e-6, abs=0.1e-6)
     assert model.floor(0, 67_000_000_000) == pytest.approx(1003e-6, abs=0.1e-6)
+    assert model.floor(0, 790_000_000_000, tensor=True) == pytest.approx(1003e-6, abs=0.1e-6)
 
 
 def test_the_model_can_call_a_kernel_bad() -> None:

@@ -2,7 +2,8 @@
 
 python -m tools.kernel_record check [FILE ...]       objects or modules; the installed module
 python -m tools.kernel_record update [FAMILY ...]    compile for every architecture, and read
-python -m tools.kernel_record count                  the launches, after tools/count_accesses.sh
+python -m tools.kernel_record count [TEXT]           launches of the cases whose name has TEXT,
+                                                     after tools/count_accesses.sh
 python -m tools.kernel_record page                   docs/kernels.md from what is recorded
 """
 
@@ -33,7 +34,8 @@ def main() -> int:
     update = commands.add_parser("update", help="read the kernels of all architectures again")
     update.add_argument("families", nargs="*", help="folders of csrc; default: all")
     update.add_argument("--objects", type=Path, help="folder of objects compiled before")
-    commands.add_parser("count", help="run the benchmark cases and count their accesses again")
+    count = commands.add_parser("count", help="run benchmark cases and count their accesses again")
+    count.add_argument("text", nargs="?", default="", help="part of the cases' names; default: all")
     commands.add_parser("page", help="write the page")
     arguments = parser.parse_args()
     if arguments.command == "check":
@@ -43,7 +45,7 @@ def main() -> int:
     elif arguments.command == "count":
         from tools.kernel_record import counts
 
-        record.save(record.LAUNCHES, counts.run_all())
+        record.save(record.LAUNCHES, counts.run_cases(arguments.text, record.load_launches()))
     page.write()
     print(f"wrote {record.PAGE}")
     return 0

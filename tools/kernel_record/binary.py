@@ -32,6 +32,8 @@ class Sass:
     """In loops."""
     flops: int = 0
     """float32, per thread: 2 for a fused multiply-add."""
+    mma_flops: int = 0
+    """Of tensor cores, per warp."""
     load16: int = 0
     store16: int = 0
     shared16: int = 0
@@ -184,6 +186,7 @@ def analyse(code: list[_Instruction]) -> Sass:
         result.loop_instructions += looped
         result.loop_memory += looped and kind in _MEMORY
         result.flops += {"FFMA": 2, "FADD": 1, "FMUL": 1}.get(kind, 0)
+        result.mma_flops += _mma_flops(i)
         result.load16 += kind == "LDG" and wide
         result.store16 += kind == "STG" and wide
         result.shared16 += kind in ("LDS", "STS") and wide
@@ -191,6 +194,15 @@ def analyse(code: list[_Instruction]) -> Sass:
     result.path_instructions, result.path_memory = _shortest_path(code, loops)
     result.loads_in_flight = _loads_in_flight(code, loops)
     return result
+
+
+def _mma_flops(i: _Instruction) -> int:
+    """HMMA.16816: 16 x 8 outputs of 16 products; HGMMA.64x128x16: of four warps together."""
+    if found := re.match(r"[HI]MMA\.16(8)(\d+)\b", i.opcode):
+        return 2 * 16 * int(found[1]) * int(found[2])
+    if found := re.match(r"[HIQ]GMMA\.(\d+)x(\d+)x(\d+)", i.opcode):
+        return 2 * int(found[1]) * int(found[2]) * int(found[3]) // 4
+    return 0
 
 
 _WRITES = {"STG", "ST", "ATOMG", "ATOM", "RED"}

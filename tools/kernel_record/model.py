@@ -27,6 +27,7 @@ class Machine:
     l2: float = 5.5e12
     l2_size: int = 60_000_000
     flops: float = 67e12
+    tensor_flops: float = 790e12  # measured, bfloat16
     launch: float = 3e-6
     memory_latency: float = 600e-9  # under load
     l2_latency: float = 200e-9
@@ -40,9 +41,10 @@ class Machine:
 H200 = Machine()
 
 
-def floor(size: int, flops: int, machine: Machine = H200) -> float:
+def floor(size: int, flops: int, tensor: bool = False, machine: Machine = H200) -> float:
     """The time no implementation beats: one launch and the larger of traffic and arithmetic."""
-    return machine.launch + max(size / machine.memory, flops / machine.flops)
+    peak = machine.tensor_flops if tensor else machine.flops
+    return machine.launch + max(size / machine.memory, flops / peak)
 
 
 def terms(
@@ -88,6 +90,11 @@ def terms(
         "L2": scale * through_l2 * SECTOR / machine.l2,
         "L1": scale * through_l1 / (per_second * machine.l1_bytes),
         "issue": scale * issued / (per_second * machine.issues),
+        "tensor": scale
+        * issued
+        * kernel.sass.mma_flops
+        / max(1, kernel.sass.instructions)
+        / (machine.tensor_flops * busy / machine.multiprocessors),
         "latency": max(chain("most"), scale * chain("sum") / resident),
     }
 
@@ -117,9 +124,10 @@ def _split(counts: dict[str, int], wide: int) -> None:
 
 
 def operations(launch: dict[str, Any], kernel: Kernel) -> int:
-    """float32 operations, from the accesses and the mix of the machine code."""
+    """Operations, from the accesses and the mix of the machine code."""
     accesses = sum(launch[k]["instructions"] for k in ("load", "store", "shared"))
-    return round(32 * accesses * kernel.sass.flops / max(1, kernel.sass.memory))
+    of_warp = 32 * kernel.sass.flops + kernel.sass.mma_flops
+    return round(accesses * of_warp / max(1, kernel.sass.memory))
 
 
 def predict(
@@ -137,7 +145,8 @@ def predict(
     )
     count = len(case["launches"]) + len(case["torch"])
     total = sum(x["seconds"] for x in of_launches) + of_torch + count * machine.launch
-    least = floor(scale * case["bytes"], scale * case["flops"], machine)
+    tensor = any(kernels[launch["kernel"]].sass.mma_flops for launch in case["launches"])
+    least = floor(scale * case["bytes"], scale * case["flops"], tensor, machine)
     return {
         "floor": least,
         "predicted": total,

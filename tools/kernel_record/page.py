@@ -40,6 +40,11 @@ REASONS = {
 def text() -> str:
     """The page."""
     kernels, cases = record.load_kernels(), record.load_launches()
+    gone = {x["kernel"] for case in cases for x in case["launches"]} - set(kernels)
+    if gone:
+        raise ValueError(
+            f"launches of kernels that are not recorded: {', '.join(sorted(gone))}; count again"
+        )
     predictions, low = _predictions(kernels, cases)
     m = model.H200
     archs = list(MULTIPROCESSORS)
@@ -54,6 +59,7 @@ def text() -> str:
         wanted=WANTED_SHARE,
         memory=f"{m.memory / 1e12:.1f}",
         flops=f"{m.flops / 1e12:.0f}",
+        tensor_flops=f"{m.tensor_flops / 1e12:.0f}",
         launch=f"{m.launch * 1e6:.0f}",
         l2=f"{m.l2 / 1e12:.1f}",
         l2_size=f"{m.l2_size / 1e6:.0f}",

@@ -56,6 +56,8 @@ def load_kernels() -> dict[str, Kernel]:
 
 def load_launches() -> list[dict[str, Any]]:
     """The recorded launches by case."""
+    if not LAUNCHES.is_file():
+        return []
     launches: list[dict[str, Any]] = json.loads(LAUNCHES.read_text())
     return launches
 
