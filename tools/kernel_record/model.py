@@ -23,11 +23,11 @@ class Machine:
     arch: int = 90
     multiprocessors: int = 132
     clock: float = 1.755e9
-    memory: float = 4.3e12  # measured copy, reads and writes together
+    memory: float = 4.3e12  # of a copy, reads and writes together
     l2: float = 5.5e12
     l2_size: int = 60_000_000
     flops: float = 67e12
-    tensor_flops: float = 790e12  # measured, bfloat16
+    tensor_flops: float = 790e12  # bfloat16
     launch: float = 3e-6
     memory_latency: float = 600e-9  # under load
     l2_latency: float = 200e-9
