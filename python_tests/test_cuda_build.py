@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from tools.kernel_record import binary, record
+
 ROOT = Path(__file__).parents[1]
 KERNELS = sorted(p for p in (ROOT / "csrc").rglob("*.cu") if "emulation" not in p.parts)
 ARCHS = re.search(r"FK_RELEASE_ARCHS ([\d ]+)", (ROOT / "cmake" / "cuda.cmake").read_text())[
@@ -42,3 +44,9 @@ def test_compiles_without_spills(path: Path, tmp_path: Path) -> None:
     assert set(spills) == {("0", "0")}
     registers = [int(r) for r in re.findall(r"Used (\d+) registers", report)]
     assert max(registers) <= MAX_REGISTERS * (1 + (path.name in FULL))
+    # The same object against the record of all architectures; test_kernel_record.py looks at the
+    # machine code of the one that is installed.
+    if binary.cuobjdump() is not None:
+        now = binary.read(tmp_path / "kernel.o", sass=False)
+        assert {arch for kernel in now.values() for arch in kernel.registers} == {*map(int, ARCHS)}
+        assert record.worse(record.load_kernels(), now, with_sass=False) == []

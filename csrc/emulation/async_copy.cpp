@@ -58,6 +58,9 @@ void copy_async(void* destination, const void* source, size_t bytes, size_t zero
   Fiber& fiber = *engine.running();
   PendingCopy copy{destination, source, bytes, zero_fill, fiber.copy_group, false, where};
   show_access(copy);
+  // Two accesses, told apart by addresses of the caller's name.
+  engine.count_access(source, bytes - zero_fill, false, where.function_name());
+  engine.count_access(destination, bytes, true, where.function_name() + 1);
   if (moves_at_issue(engine)) move(engine.shared(), copy);
   fiber.copies.push_back(copy);
 }

@@ -66,6 +66,7 @@ void BlockEngine::release_barrier_if_complete() {
   }
   at_barrier_ = 0;
   ++barrier_phase_;
+  accesses_.count_barrier();
   make_ready(0, thread_count_,
              [](const Fiber& fiber) { return fiber.state == ThreadState::kAtBarrier; });
 }

@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "access_counter.h"
 #include "config.h"
 #include "fiber.h"
 #include "ready_queue.h"
@@ -16,6 +17,7 @@ namespace facekernels::emulation {
 
 struct Launch {
   const char* kernel_name;
+  const void* kernel;
   dim3 grid;
   dim3 block;
   size_t dynamic_shared_bytes;
@@ -53,6 +55,9 @@ class BlockEngine {
   void meet_lanes(const WarpCall& call, const SourceLocation& where);
   void yield();
 
+  // An access of the running thread. Those to its own stack are registers on a GPU.
+  void count_access(const void* address, size_t bytes, bool is_write, const void* site);
+
   // Ends the launch with an error that names `culprit`. Does not return to the calling fiber,
   // whose destructors never run.
   [[noreturn]] void fail(const Fiber& culprit, const std::string& message);
@@ -62,6 +67,7 @@ class BlockEngine {
   const Config& config() const { return launch_->config; }
   Fiber* running() const { return running_; }
   SharedArena& shared() { return shared_; }
+  const AccessCounter& accesses() const { return accesses_; }
   size_t& static_shared_bytes() { return static_shared_bytes_; }
   RandomNumbers& random() { return random_; }
   uint64_t switches() const { return switches_.load(std::memory_order_relaxed); }
@@ -103,6 +109,7 @@ class BlockEngine {
   ReadyQueue ready_;
   RandomNumbers random_;
   SharedArena shared_;
+  AccessCounter accesses_;
   size_t static_shared_bytes_ = 0;
 
   uint3 block_index_{};

@@ -77,6 +77,8 @@ Config Config::from_environment() {
   config.watchdog_seconds = number("WATCHDOG", config.watchdog_seconds);
   config.max_fresh_threads = number("FRESH_THREADS", config.max_fresh_threads);
   config.fresh_stack_bytes = number("FRESH_STACK", config.fresh_stack_bytes);
+  config.launch_log = variable("LAUNCH_LOG");
+  if (config.counts_accesses()) config.workers = 1;
   return config;
 }
 

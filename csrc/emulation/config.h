@@ -4,6 +4,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <string>
 
 namespace facekernels::emulation {
 
@@ -24,6 +25,11 @@ struct Config {
   size_t watchdog_seconds = 120;                      // _WATCHDOG: 0 turns it off
   size_t max_fresh_threads = 1024;                    // _FRESH_THREADS: see BlockEngine
   size_t fresh_stack_bytes = 16 * 1024;               // _FRESH_STACK: see BlockEngine
+
+  std::string launch_log;  // _LAUNCH_LOG: file, a line per launch
+
+  // Blocks are counted one after another, by one worker.
+  bool counts_accesses() const { return !launch_log.empty(); }
 
   static Config from_environment();
 };

@@ -15,5 +15,6 @@
 #include "launch.h"
 #include "math_functions.h"
 #include "memory_functions.h"
+#include "refused_functions.h"
 #include "shared_memory.h"
 #include "warp_functions.h"

@@ -1,9 +1,12 @@
 // Checks a launch as CUDA does and hands its blocks to the workers.
 #include "launch.h"
 
+#include <dlfcn.h>
+
 #include <algorithm>
 #include <atomic>
 #include <exception>
+#include <fstream>
 #include <memory>
 #include <mutex>
 #include <numeric>
@@ -93,12 +96,18 @@ class Grid {
       if (!failed_) error_ = std::current_exception();
       failed_ = true;
     }
+    if (launch_.config.counts_accesses()) {  // then this is the only worker
+      counts_ = "\"static_shared\": " + std::to_string(engine->static_shared_bytes()) + ", " +
+                engine->accesses().json();
+    }
     engine->end_launch();
   }
 
   void rethrow_error() const {
     if (error_) std::rethrow_exception(error_);
   }
+
+  const std::string& counts() const { return counts_; }
 
  private:
   const Launch& launch_;
@@ -107,14 +116,30 @@ class Grid {
   std::atomic<bool> failed_{false};
   std::mutex mutex_;
   std::exception_ptr error_;
+  std::string counts_;
 };
+
+// A line of JSON. `symbol` is the kernel's place in its module, for the module's symbol table.
+void log_launch(const Launch& launch, const std::string& counts) {
+  Dl_info module{};
+  dladdr(launch.kernel, &module);
+  const auto list = [](dim3 size) {
+    return "[" + std::to_string(size.x) + ", " + std::to_string(size.y) + ", " +
+           std::to_string(size.z) + "]";
+  };
+  std::ofstream(launch.config.launch_log, std::ios::app)
+      << "{\"kernel\": \"" << launch.kernel_name << "\", \"symbol\": "
+      << static_cast<const char*>(launch.kernel) - static_cast<const char*>(module.dli_fbase)
+      << ", \"grid\": " << list(launch.grid) << ", \"block\": " << list(launch.block)
+      << ", \"dynamic_shared\": " << launch.dynamic_shared_bytes << ", " << counts << "}\n";
+}
 
 }  // namespace
 
-void run_grid(const char* kernel_name, dim3 grid, dim3 block, size_t smem_bytes,
+void run_grid(const char* kernel_name, const void* kernel, dim3 grid, dim3 block, size_t smem_bytes,
               void (*run_thread)(void*), void* argument) {
-  const Launch launch{
-      kernel_name, grid, block, smem_bytes, run_thread, argument, Config::from_environment()};
+  const Launch launch{kernel_name, kernel,     grid,     block,
+                      smem_bytes,  run_thread, argument, Config::from_environment()};
   if (launch.blocks() == 0) return;
   check_limits(launch);
   name_thread_in_sanitizer_reports();
@@ -129,6 +154,7 @@ void run_grid(const char* kernel_name, dim3 grid, dim3 block, size_t smem_bytes,
     work.run_blocks();
   }
   work.rethrow_error();
+  if (launch.config.counts_accesses()) log_launch(launch, work.counts());
 }
 
 }  // namespace facekernels::emulation

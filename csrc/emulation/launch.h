@@ -24,7 +24,8 @@ void launch(const char* kernel_name, dim3 grid, dim3 block, size_t smem_bytes, c
     const Call& c = *static_cast<const Call*>(opaque);
     std::apply([&c](const auto&... parameter) { c.kernel(parameter...); }, c.parameters);
   };
-  emulation::run_grid(kernel_name, grid, block, smem_bytes, run_thread, &call);
+  emulation::run_grid(kernel_name, reinterpret_cast<const void*>(kernel), grid, block, smem_bytes,
+                      run_thread, &call);
 }
 
 }  // namespace facekernels

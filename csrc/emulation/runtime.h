@@ -80,7 +80,7 @@ void copy_async(void* destination, const void* source, size_t bytes, size_t zero
 void commit_async_group();
 void wait_async_groups(size_t groups_left_pending);
 
-void run_grid(const char* kernel_name, dim3 grid, dim3 block, size_t smem_bytes,
+void run_grid(const char* kernel_name, const void* kernel, dim3 grid, dim3 block, size_t smem_bytes,
               void (*run_thread)(void*), void* argument);
 
 }  // namespace facekernels::emulation

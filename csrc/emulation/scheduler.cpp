@@ -104,6 +104,7 @@ void BlockEngine::begin_launch(const Launch& launch) {
   }
   warps_.resize((thread_count_ + kLanes - 1) / kLanes);
   set_thread_indices();
+  if (config().counts_accesses()) accesses_.begin_launch();
   ::blockDim = launch.block;
   ::gridDim = launch.grid;
 }
@@ -124,6 +125,7 @@ void BlockEngine::start_block(uint64_t block) {
   random_.seed(config().seed * 0x100000001B3ull + block);
 
   shared_.begin_block(config().max_shared_bytes);
+  if (config().counts_accesses()) accesses_.begin_block(thread_count_);
   static_shared_bytes_ = 0;
   for (Warp& warp : warps_) {
     warp.existing = warp.exited = 0;
@@ -159,6 +161,28 @@ void BlockEngine::run_block(uint64_t block) {
              describe_all_threads();
   }
   if (!error_.empty()) throw DeviceError(error_);
+  if (config().counts_accesses()) accesses_.end_block();
+}
+
+void BlockEngine::count_access(const void* address, size_t bytes, bool is_write, const void* site) {
+  if (!config().counts_accesses()) return;
+  const auto lies_in = [address](const void* bottom, size_t size) {
+    const char* const begin = static_cast<const char*>(bottom);
+    return address >= begin && address < begin + size;
+  };
+  // Registers and special registers on a GPU. The kernel's arguments are on the stack of whoever
+  // launched it.
+  if (lies_in(running_->stack.bottom(), running_->stack.bytes()) ||
+      lies_in(main_stack_bottom_, main_stack_bytes_) ||
+      lies_in(fibers_.data(), fibers_.size() * sizeof(Fiber)) ||
+      lies_in(&::threadIdx, sizeof ::threadIdx) || lies_in(&::blockIdx, sizeof ::blockIdx) ||
+      lies_in(&::blockDim, sizeof ::blockDim) || lies_in(&::gridDim, sizeof ::gridDim)) {
+    return;
+  }
+  const AccessKind kind = shared_.contains(address) ? AccessKind::kShared
+                          : is_write                ? AccessKind::kStore
+                                                    : AccessKind::kLoad;
+  accesses_.count(kind, address, bytes, site, running_->linear_index);
 }
 
 // After an error, threads that still wait will never return: what they did so far must count as

@@ -3,6 +3,7 @@
 // where it fits, otherwise it is read again from L1 and L2.
 #include "core/cuda_dtype.cuh"
 #include "core/device.cuh"
+#include "core/pack.cuh"
 #include "erase/erase.h"
 #include "erase/erase_math.h"
 
@@ -272,11 +273,6 @@ __global__ void __launch_bounds__(kThreads, 1) pick_top_n(const TopNArgs args, b
 // ---- Erasing
 
 template <class T>
-struct alignas(kGroup * sizeof(T)) Pack {
-  T at[kGroup];
-};
-
-template <class T>
 __device__ __forceinline__ T noise(const FillRule& f, uint32_t word) {
   using A = Accumulate<T>;
   return narrow_to<T>(uniform<A>(word, static_cast<A>(f.value), static_cast<A>(f.span),
@@ -335,33 +331,29 @@ __global__ void __launch_bounds__(kEraseThreads) erase_groups(const Images m, in
   const int channel = static_cast<int>(element) / pixels;
   const int pixel = static_cast<int>(element) - channel * pixels;
   const int64_t at = image * m.size() + element;
-  Pack<T> value = *reinterpret_cast<const Pack<T>*>(static_cast<const T*>(m.x) + at);
+  auto value = load_pack<T, kGroup>(m.x, at);
   const uint32_t mask = *reinterpret_cast<const uint32_t*>(m.mask + image * pixels + pixel);
   if (mask && m.fill.kind == Fill::kNoise) {
     const Draw draw = philox(static_cast<uint64_t>(at / kGroup), seed_of(m.fill));
     FK_UNROLL
     for (int i = 0; i < kGroup; ++i) {
-      if (mask >> (8 * i) & 0xff) value.at[i] = noise<T>(m.fill, draw.word[i]);
+      if (mask >> (8 * i) & 0xff) value.values[i] = noise<T>(m.fill, draw.word[i]);
     }
   } else if (mask) {
     FK_UNROLL
     for (int i = 0; i < kGroup; ++i) {
-      if (mask >> (8 * i) & 0xff) value.at[i] = fill_at<T>(m, image, channel, pixel + i);
+      if (mask >> (8 * i) & 0xff) value.values[i] = fill_at<T>(m, image, channel, pixel + i);
     }
   }
-  *reinterpret_cast<Pack<T>*>(static_cast<T*>(m.out) + at) = value;
-}
-
-bool aligned(const void* pointer, size_t bytes) {
-  return reinterpret_cast<uintptr_t>(pointer) % bytes == 0;
+  store_pack(m.out, at, value);
 }
 
 void erase_images(const Images& m, Stream stream) {
   if (m.size() == 0) return;
   dispatch_floating<__half, __nv_bfloat16>(m.dtype, [&]<class T>() {
-    const bool groups = !m.channels_last && m.pixels() % kGroup == 0 &&
-                        aligned(m.x, sizeof(Pack<T>)) && aligned(m.out, sizeof(Pack<T>)) &&
-                        aligned(m.mask, kGroup);
+    const bool groups = !m.channels_last && packable<T, kGroup>(m.x, m.pixels()) &&
+                        packable<T, kGroup>(m.out, m.pixels()) &&
+                        packable<uint8_t, kGroup>(m.mask, m.pixels());
     const int64_t per_block = kEraseThreads * (groups ? kGroup : 1);
     const int64_t blocks = (m.size() + per_block - 1) / per_block;
     launch(groups ? "erase::erase_groups" : "erase::erase_elements",

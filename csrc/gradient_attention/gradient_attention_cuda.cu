@@ -37,32 +37,34 @@ __global__ void __launch_bounds__(kThreads) forward(const ForwardArgs args) {
   static_cast<A*>(args.map)[item] = kReduce == Reduce::kL2 ? sqrt(result) : result;
 }
 
-template <class A>
-__device__ __forceinline__ A sum_of_warp(A sum) {
+// Of each aligned group of kLanes lanes.
+template <int kLanes = 32, class A>
+__device__ __forceinline__ A sum_of_lanes(A sum) {
   FK_UNROLL
-  for (int offset = 16; offset > 0; offset /= 2) {
+  for (int offset = kLanes / 2; offset > 0; offset /= 2) {
     sum += __shfl_xor_sync(0xffffffffu, sum, offset);
   }
   return sum;
 }
 
-// A warp per row [P] of one channel.
-template <class T>
+// kLanes lanes per row [P] of one channel: 8 lanes of float read whole sectors, so short rows waste
+// no lane.
+template <class T, int kLanes>
 __global__ void __launch_bounds__(kThreads) channel_weights(const ForwardArgs args) {
   using A = Accumulate<T>;
   const Shape& shape = args.shape;
-  const int lane = threadIdx.x % 32;
-  const int64_t wanted = static_cast<int64_t>(blockIdx.x) * kWarps + threadIdx.x / 32;
+  const int lane = threadIdx.x % kLanes;
+  const int64_t wanted = (static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x) / kLanes;
   const int64_t count = shape.batch * shape.channels;
-  // Warps without a row of their own repeat the last one and write nothing.
+  // Lanes without a row of their own repeat the last one and write nothing.
   const int64_t row = wanted < count ? wanted : count - 1;
   const T* const grad = static_cast<const T*>(args.grad) +
                         row / shape.channels * shape.grad_stride +
                         row % shape.channels * shape.positions;
   A sum = A(0);
 #pragma unroll 4
-  for (int64_t p = lane; p < shape.positions; p += 32) sum += widen(grad[p]);
-  sum = sum_of_warp(sum);
+  for (int64_t p = lane; p < shape.positions; p += kLanes) sum += widen(grad[p]);
+  sum = sum_of_lanes<kLanes>(sum);
   if (lane == 0 && wanted < count) {
     static_cast<A*>(args.weights)[row] = sum / static_cast<A>(shape.positions);
   }
@@ -160,7 +162,7 @@ __global__ void __launch_bounds__(kThreads) gradcam_backward(const BackwardArgs 
     dot += widen(features[p]) * s;
     if (mine) d_features[p] = narrow_to<T>(weight * s);
   }
-  dot = sum_of_warp(dot);
+  dot = sum_of_lanes(dot);
   const T value = narrow_to<T>(dot / static_cast<A>(shape.positions));
   if (mine) {
     for (int64_t p = lane; p < shape.positions; p += 32) d_grad[p] = value;
@@ -192,9 +194,10 @@ void forward_cuda(const ForwardArgs& args, Stream stream) {
       case Reduce::kL2: return launch_forward<T, Reduce::kL2>(args, stream);
       case Reduce::kGradCam: break;
     }
+    const bool is_short = shape.positions <= 64;
     launch("gradient_attention::channel_weights",
-           blocks_for(shape.batch * shape.channels * 32, kThreads), kThreads, 0, stream,
-           channel_weights<T>, args);
+           blocks_for(shape.batch * shape.channels * (is_short ? 8 : 32), kThreads), kThreads, 0,
+           stream, is_short ? channel_weights<T, 8> : channel_weights<T, 32>, args);
     const int64_t tiles = (shape.positions + 31) / 32;
     launch("gradient_attention::gradcam", blocks_for(shape.batch * tiles, 1), kThreads, 0, stream,
            gradcam<T>, args, tiles);

@@ -1,6 +1,7 @@
 // Two launches forward (statistics, gate), one backward. See mlca.h for the maths.
 #include "core/cuda_dtype.cuh"
 #include "core/device.cuh"
+#include "core/pack.cuh"
 #include "mlca/mlca.h"
 #include "mlca/mlca_math.h"
 
@@ -8,6 +9,8 @@ namespace facekernels::mlca {
 namespace {
 
 constexpr int kThreads = 256;
+constexpr int kPack = 4;         // elements of dx that a thread writes at once
+constexpr int kRun = 8;          // positions of one thread that owns channels
 constexpr int kGateSamples = 4;  // samples of one gate block: they share every weight it reads
 
 template <class A>
@@ -45,8 +48,14 @@ __device__ __forceinline__ void combine_lanes(Stats<A>& s) {
 }
 
 __device__ __forceinline__ int64_t offset_of_row(const MapLayout& m, int64_t row) {
-  const int64_t c = row % m.channels, gb = row / m.channels;
-  return gb / m.batch * m.stride_group + gb % m.batch * m.stride_batch + c * m.stride_channel;
+  // Divisions of 64 bits cost more than the rest of a short row.
+  if (m.stride_batch == m.channels * m.stride_channel &&
+      m.stride_group == m.batch * m.stride_batch) {
+    return row * m.stride_channel;
+  }
+  const int64_t gb = row / m.channels, c = row - gb * m.channels;
+  const int64_t group = gb / m.batch, b = gb - group * m.batch;
+  return group * m.stride_group + b * m.stride_batch + c * m.stride_channel;
 }
 
 template <class A>
@@ -198,8 +207,30 @@ __global__ void __launch_bounds__(kThreads) gate(const ForwardArgs args) {
   }
 }
 
-// Write-only for pool = max. One thread per element in memory order: kRows says whether positions
-// (NCHW) or channels (channels_last) are the fast dimension.
+// What a row gives to the gradient of its positions.
+template <class A>
+struct RowGradient {
+  A everywhere;
+  A where_positive;  // only for pool = average
+  A at_maximum;
+  int argmax;
+
+  __device__ __forceinline__ RowGradient(const BackwardArgs& args, int64_t row, A inverse)
+      : everywhere(static_cast<const A*>(args.d_mean)[row] * inverse),
+        where_positive(args.x ? static_cast<const A*>(args.d_relu_mean)[row] * inverse : A(0)),
+        at_maximum(static_cast<const A*>(args.d_max)[row]),
+        argmax(args.argmax[row]) {}
+
+  __device__ __forceinline__ A at(int64_t position, A x) const {
+    A d = everywhere;
+    if (x > A(0)) d += where_positive;
+    if (position == argmax) d += at_maximum;
+    return d;
+  }
+};
+
+// Write-only for pool = max. Any layout, one thread per element in memory order: kRows says whether
+// positions (NCHW) or channels (channels_last) are the fast dimension.
 template <class T, bool kRows>
 __global__ void __launch_bounds__(kThreads) pool_backward(const BackwardArgs args) {
   using A = Accumulate<T>;
@@ -207,19 +238,75 @@ __global__ void __launch_bounds__(kThreads) pool_backward(const BackwardArgs arg
   const int64_t element = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
   if (element >= m.rows() * m.positions) return;
   const int64_t gb = element / (m.channels * m.positions);
-  const int64_t in_sample = element % (m.channels * m.positions);
-  const int64_t c = kRows ? in_sample / m.positions : in_sample % m.channels;
-  const int64_t p = kRows ? in_sample % m.positions : in_sample / m.channels;
-  const int64_t row = gb * m.channels + c;
+  const int64_t in_sample = element - gb * m.channels * m.positions;
+  const int64_t slow = in_sample / (kRows ? m.positions : m.channels);
+  const int64_t fast = in_sample - slow * (kRows ? m.positions : m.channels);
+  const int64_t row = gb * m.channels + (kRows ? slow : fast), p = kRows ? fast : slow;
   const int64_t offset = offset_of_row(m, row) + p * m.stride_position;
+  const RowGradient<A> gradient(args, row, A(1) / static_cast<A>(m.positions));
+  const A x = args.x ? widen(static_cast<const T*>(args.x)[offset]) : A(0);
+  static_cast<T*>(args.dx)[offset] = narrow_to<T>(gradient.at(p, x));
+}
 
-  const A inverse = A(1) / static_cast<A>(m.positions);
-  A d = static_cast<const A*>(args.d_mean)[row] * inverse;
-  if (args.x != nullptr && widen(static_cast<const T*>(args.x)[offset]) > A(0)) {
-    d += static_cast<const A*>(args.d_relu_mean)[row] * inverse;
+// NCHW without gaps, rows of at least kPack positions: kPack elements lie in one row or two.
+template <class T>
+__global__ void __launch_bounds__(kThreads) pool_backward_of_rows(const BackwardArgs args) {
+  using A = Accumulate<T>;
+  const MapLayout& m = args.layout;
+  const int64_t first = (static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x) * kPack;
+  if (first >= m.rows() * m.positions) return;
+  const int64_t row = first / m.positions;
+  const int positions = static_cast<int>(m.positions);
+  const int p = static_cast<int>(first - row * m.positions);
+  const A inverse = A(1) / static_cast<A>(positions);
+  const RowGradient<A> low(args, row, inverse);
+  const RowGradient<A> high(args, row + 1 < m.rows() ? row + 1 : row, inverse);
+  Pack<T, kPack> x{}, dx;
+  if (args.x != nullptr) x = load_pack<T, kPack>(args.x, first);
+  FK_UNROLL
+  for (int i = 0; i < kPack; ++i) {
+    const A value = widen(x.values[i]);
+    const bool is_low = p + i < positions;
+    dx.values[i] = narrow_to<T>(is_low ? low.at(p + i, value) : high.at(p + i - positions, value));
   }
-  if (args.argmax[row] == p) d += static_cast<const A*>(args.d_max)[row];
-  static_cast<T*>(args.dx)[offset] = narrow_to<T>(d);
+  store_pack(args.dx, first, dx);
+}
+
+// channels_last without gaps: kPack neighbouring channels at up to kRun positions, so that what
+// their rows give is read once for all of these.
+template <class T>
+__global__ void __launch_bounds__(kThreads)
+    pool_backward_of_columns(const BackwardArgs args, const int64_t runs) {
+  using A = Accumulate<T>;
+  const MapLayout& m = args.layout;
+  const int64_t item = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
+  const int64_t packs = m.channels / kPack;
+  const int64_t sample_run = item / packs;
+  const int64_t sample = sample_run / runs;
+  if (sample >= m.groups * m.batch) return;
+  const int64_t channel = (item - sample_run * packs) * kPack;
+  const int64_t row = sample * m.channels + channel;
+  const A inverse = A(1) / static_cast<A>(m.positions);
+  const auto d_mean = load_pack<A, kPack>(args.d_mean, row);
+  const auto d_max = load_pack<A, kPack>(args.d_max, row);
+  const auto argmax = load_pack<int32_t, kPack>(args.argmax, row);
+  Pack<A, kPack> d_relu_mean{};
+  if (args.x != nullptr) d_relu_mean = load_pack<A, kPack>(args.d_relu_mean, row);
+  const int begin = static_cast<int>(sample_run - sample * runs) * kRun;
+  const int end = begin + kRun < m.positions ? begin + kRun : static_cast<int>(m.positions);
+  for (int p = begin; p < end; ++p) {
+    const int64_t at = (sample * m.positions + p) * m.channels + channel;
+    Pack<T, kPack> x{}, dx;
+    if (args.x != nullptr) x = load_pack<T, kPack>(args.x, at);
+    FK_UNROLL
+    for (int i = 0; i < kPack; ++i) {
+      A d = d_mean.values[i] * inverse;
+      if (widen(x.values[i]) > A(0)) d += d_relu_mean.values[i] * inverse;
+      if (argmax.values[i] == p) d += d_max.values[i];
+      dx.values[i] = narrow_to<T>(d);
+    }
+    store_pack(args.dx, at, dx);
+  }
 }
 
 template <class T>
@@ -258,16 +345,40 @@ void forward_cuda(const ForwardArgs& args, Stream stream) {
   });
 }
 
-void backward_cuda(const BackwardArgs& args, Stream stream) {
+template <class T>
+static void launch_backward(const BackwardArgs& args, Stream stream) {
+  using A = Accumulate<T>;
   const MapLayout& m = args.layout;
-  const dim3 grid = blocks_for(m.rows() * m.positions, kThreads);
-  dispatch_floating<__half, __nv_bfloat16>(args.dtype, [&]<class T>() {
-    if (m.stride_position == 1) {
-      launch("mlca::pool_backward", grid, kThreads, 0, stream, pool_backward<T, true>, args);
+  const int64_t elements = m.rows() * m.positions;
+  const bool gapless = m.stride_batch == m.channels * m.positions &&
+                       m.stride_group == m.batch * m.stride_batch && elements % kPack == 0 &&
+                       packable<T, kPack>(args.dx, 0) && packable<T, kPack>(args.x, 0);
+  auto run = [&](const char* name, int64_t threads, auto kernel) {
+    launch(name, blocks_for(threads, kThreads), kThreads, 0, stream, kernel, args);
+  };
+  if (m.stride_position == 1) {
+    if (gapless && m.stride_channel == m.positions && m.positions >= kPack) {
+      run("mlca::pool_backward_of_rows", elements / kPack, pool_backward_of_rows<T>);
     } else {
-      launch("mlca::pool_backward", grid, kThreads, 0, stream, pool_backward<T, false>, args);
+      run("mlca::pool_backward", elements, pool_backward<T, true>);
     }
-  });
+  } else {
+    const bool packed =
+        packable<A, kPack>(args.d_mean, m.channels) && packable<A, kPack>(args.d_max, 0) &&
+        packable<A, kPack>(args.d_relu_mean, 0) && packable<int32_t, kPack>(args.argmax, 0);
+    if (gapless && packed && m.stride_channel == 1 && m.stride_position == m.channels) {
+      const int64_t runs = (m.positions + kRun - 1) / kRun;
+      launch("mlca::pool_backward_of_columns", blocks_for(m.rows() / kPack * runs, kThreads),
+             kThreads, 0, stream, pool_backward_of_columns<T>, args, runs);
+    } else {
+      run("mlca::pool_backward", elements, pool_backward<T, false>);
+    }
+  }
+}
+
+void backward_cuda(const BackwardArgs& args, Stream stream) {
+  dispatch_floating<__half, __nv_bfloat16>(args.dtype,
+                                           [&]<class T>() { launch_backward<T>(args, stream); });
 }
 
 }  // namespace facekernels::mlca

@@ -1,6 +1,7 @@
 // A warp per row and run of features; edges in their order, so that sums need no atomics.
 #include "core/cuda_dtype.cuh"
 #include "core/device.cuh"
+#include "core/pack.cuh"
 #include "neighbors/neighbors.h"
 #include "neighbors/neighbors_math.h"
 
@@ -10,12 +11,7 @@ namespace {
 constexpr int kThreads = 256;
 constexpr int kWarps = kThreads / 32;
 
-// Elements that a lane loads at once: 16 bytes where rows are aligned to them.
-template <class T, int kPack>
-struct alignas(sizeof(T) * kPack) Pack {
-  T value[kPack];
-};
-
+// kPack: elements that a lane loads at once, 16 bytes where rows are aligned to them.
 template <class T, int kPack>
 __global__ void __launch_bounds__(kThreads, 1) sum(const SumArgs args) {
   using A = Accumulate<T>;
@@ -37,18 +33,15 @@ __global__ void __launch_bounds__(kThreads, 1) sum(const SumArgs args) {
     }
     const int64_t from = inside ? index : 0;
     Pack<T, kPack> values{};
-    if (args.graph.sources > 0) {
-      values = *reinterpret_cast<const Pack<T, kPack>*>(x + from * args.features);
-    }
+    if (args.graph.sources > 0) values = load_pack<T, kPack>(x, from * args.features);
     FK_UNROLL
-    for (int i = 0; i < kPack; ++i) sums[i] += weight * widen(values.value[i]);
+    for (int i = 0; i < kPack; ++i) sums[i] += weight * widen(values.values[i]);
   }
   const A factor = args.weighting == Weighting::kMean ? reciprocal<A>(end - begin) : A(1);
   Pack<T, kPack> result;
   FK_UNROLL
-  for (int i = 0; i < kPack; ++i) result.value[i] = narrow_to<T>(sums[i] * factor);
-  T* const out = static_cast<T*>(args.out) + row * args.features + feature;
-  *reinterpret_cast<Pack<T, kPack>*>(out) = result;
+  for (int i = 0; i < kPack; ++i) result.values[i] = narrow_to<T>(sums[i] * factor);
+  store_pack(args.out, row * args.features + feature, result);
 }
 
 template <class T>
@@ -77,8 +70,8 @@ __global__ void __launch_bounds__(kThreads, 1) dot(const DotArgs args) {
 void sum_cuda(const SumArgs& args, Stream stream) {
   dispatch_floating<__half, __nv_bfloat16>(args.dtype, [&]<class T>() {
     constexpr int kPack = 16 / static_cast<int>(sizeof(T));
-    const auto aligned = [](const void* p) { return reinterpret_cast<uintptr_t>(p) % 16 == 0; };
-    const bool packed = args.features % kPack == 0 && aligned(args.x) && aligned(args.out);
+    const bool packed =
+        packable<T, kPack>(args.x, args.features) && packable<T, kPack>(args.out, args.features);
     const int64_t per_warp = 32 * (packed ? kPack : 1);
     dim3 grid = blocks_for(args.graph.rows, kWarps);
     grid.y = static_cast<unsigned>((args.features + per_warp - 1) / per_warp);

@@ -12,7 +12,8 @@ namespace facekernels::peaks {
 namespace {
 
 constexpr int kThreads = 512;
-constexpr int kTile = 1024;  // cells between two looks at the number of candidates
+constexpr int kTile = 2048;  // cells between two looks at the number of candidates
+constexpr int kCells = kTile / kThreads;
 constexpr int kRound = 1024;
 constexpr int kCapacity = kRound + kTile;
 
@@ -80,19 +81,26 @@ __global__ void __launch_bounds__(kThreads, 1) find_peaks(const PeaksArgs args) 
     if (thread == 0) appended = 0;
     __syncthreads();
     for (int64_t tile = 0; tile < cells; tile += kTile) {
+      // All loads before the first test: few blocks run at once, so each must hide its own waits.
+      A values[kCells];
+      int xs[kCells], ys[kCells];
       FK_UNROLL
-      for (int i = 0; i < kTile / kThreads; ++i) {
+      for (int i = 0; i < kCells; ++i) {
+        const int64_t wanted = tile + i * kThreads + thread;
+        const int cell = static_cast<int>(wanted < cells ? wanted : cells - 1);
+        ys[i] = cell / width;
+        xs[i] = cell - ys[i] * width;
+        values[i] = at(xs[i], ys[i]);
+      }
+      FK_UNROLL
+      for (int i = 0; i < kCells; ++i) {
         const int64_t cell = tile + i * kThreads + thread;
-        if (cell < cells) {
-          const int y = static_cast<int>(cell) / width, x = static_cast<int>(cell) - y * width;
-          const A value = at(x, y);
-          const Peak<A> peak{value, static_cast<int>(cell)};
-          if (value > limit && before(last, peak) &&
-              is_peak(maps, x, y, args.radius, args.strict, value, at)) {
-            const int slot = atomicAdd(&appended, 1);
-            scores[slot] = value;
-            candidates[slot] = peak.cell;
-          }
+        const Peak<A> peak{values[i], static_cast<int>(cell)};
+        if (cell < cells && values[i] > limit && before(last, peak) &&
+            is_peak(maps, xs[i], ys[i], args.radius, args.strict, values[i], at)) {
+          const int slot = atomicAdd(&appended, 1);
+          scores[slot] = values[i];
+          candidates[slot] = peak.cell;
         }
       }
       __syncthreads();

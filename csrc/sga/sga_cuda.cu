@@ -3,6 +3,7 @@
 // norm of the momentum form crosses threads; it takes a launch of its own. See sga.h.
 #include "core/cuda_dtype.cuh"
 #include "core/device.cuh"
+#include "core/pack.cuh"
 #include "sga/sga.h"
 #include "sga/sga_dispatch.h"
 #include "sga/sga_math.h"
@@ -15,28 +16,6 @@ constexpr int kWarps = kThreads / 32;
 constexpr int kPack = 4;
 // Samples whose loads are in flight together.
 constexpr int kRows = 4;
-
-template <class T, int kCount>
-struct alignas(kCount * sizeof(T)) Pack {
-  T values[kCount];
-};
-
-template <class T, int kCount>
-__device__ __forceinline__ Pack<T, kCount> load_pack(const void* base, int64_t offset) {
-  return *reinterpret_cast<const Pack<T, kCount>*>(static_cast<const T*>(base) + offset);
-}
-
-template <class T, int kCount>
-__device__ __forceinline__ void store_pack(void* base, int64_t offset, const Pack<T, kCount>& p) {
-  *reinterpret_cast<Pack<T, kCount>*>(static_cast<T*>(base) + offset) = p;
-}
-
-// Whether runs of kPack values that start at multiples of kPack are aligned, and whether a run
-// stays within one channel.
-template <class T>
-bool packable(const void* base, int64_t stride) {
-  return reinterpret_cast<uintptr_t>(base) % (kPack * sizeof(T)) == 0 && stride % kPack == 0;
-}
 
 // Which values a thread owns. Blocks of one perturbation (or image) follow each other.
 template <int kCount>
@@ -290,9 +269,9 @@ void apply_cuda(const ApplyArgs& args, Stream stream) {
   dispatch_types<__half, __nv_bfloat16>(
       args.dtype, args.out_dtype, args.selection.dtype, [&]<class A, class T, class I>() {
         const Perturbations& shape = args.shape;
-        const bool packed = shape.plane % kPack == 0 && packable<A>(args.delta, 0) &&
-                            packable<T>(args.out, 0) &&
-                            packable<I>(args.selection.images, args.selection.stride);
+        const bool packed = shape.plane % kPack == 0 && packable<A, kPack>(args.delta, 0) &&
+                            packable<T, kPack>(args.out, 0) &&
+                            packable<I, kPack>(args.selection.images, args.selection.stride);
         dispatch_pack(packed, [&]<int kCount>() {
           const int64_t blocks = blocks_per_row(shape.size(), kCount);
           launch("sga::apply", blocks_for(shape.count * args.selection.batch * blocks, 1), kThreads,
@@ -305,11 +284,11 @@ void inner_cuda(const InnerArgs& args, Stream stream) {
   dispatch_types<__half, __nv_bfloat16>(
       args.dtype, args.grad_dtype, args.selection.dtype, [&]<class A, class T, class I>() {
         const Perturbations& shape = args.shape;
-        const bool packed = shape.plane % kPack == 0 && packable<A>(args.delta, 0) &&
-                            packable<A>(args.accumulator, 0) &&
-                            packable<T>(args.grad, args.grad_stride_perturbation) &&
+        const bool packed = shape.plane % kPack == 0 && packable<A, kPack>(args.delta, 0) &&
+                            packable<A, kPack>(args.accumulator, 0) &&
+                            packable<T, kPack>(args.grad, args.grad_stride_perturbation) &&
                             args.grad_stride_sample % kPack == 0 &&
-                            packable<I>(args.selection.images, args.selection.stride);
+                            packable<I, kPack>(args.selection.images, args.selection.stride);
         dispatch_pack(packed, [&]<int kCount>() {
           const int64_t blocks = blocks_per_row(shape.size(), kCount);
           launch("sga::inner", blocks_for(shape.count * blocks, 1), kThreads, 0, stream,
@@ -321,8 +300,9 @@ void inner_cuda(const InnerArgs& args, Stream stream) {
 template <class A>
 static void outer_of(const OuterArgs& args, Stream stream) {
   const Perturbations& shape = args.shape;
-  const bool packed = shape.size() % kPack == 0 && packable<A>(args.delta, 0) &&
-                      packable<A>(args.accumulator, 0) && packable<A>(args.velocity, 0);
+  const bool packed = shape.size() % kPack == 0 && packable<A, kPack>(args.delta, 0) &&
+                      packable<A, kPack>(args.accumulator, 0) &&
+                      packable<A, kPack>(args.velocity, 0);
   if (args.velocity != nullptr) {
     launch("sga::partial_norms", blocks_for(shape.count * norm_chunks(shape.size()) * 32, kThreads),
            kThreads, 0, stream, partial_norms<A>, args);
@@ -346,8 +326,8 @@ void outer_cuda(const OuterArgs& args, Stream stream) {
 void aggregate_cuda(const AggregateArgs& args, Stream stream) {
   dispatch_types<__half, __nv_bfloat16>(args.dtype, args.grad_dtype, [&]<class A, class T>() {
     const Perturbations& shape = args.shape;
-    const bool packed = shape.size() % kPack == 0 && packable<A>(args.delta, 0) &&
-                        packable<A>(args.out, 0) && packable<T>(args.grads, 0);
+    const bool packed = shape.size() % kPack == 0 && packable<A, kPack>(args.delta, 0) &&
+                        packable<A, kPack>(args.out, 0) && packable<T, kPack>(args.grads, 0);
     dispatch_pack(packed, [&]<int kCount>() {
       const int64_t blocks = blocks_per_row(shape.size(), kCount);
       launch("sga::aggregate", blocks_for(shape.count * blocks, 1), kThreads, 0, stream,

@@ -1,6 +1,7 @@
 // A warp per small map, a block per large one; backward is one thread per cell. See soft_argmax.h.
 #include "core/cuda_dtype.cuh"
 #include "core/device.cuh"
+#include "core/pack.cuh"
 #include "soft_argmax/soft_argmax.h"
 #include "soft_argmax/soft_argmax_math.h"
 
@@ -10,6 +11,7 @@ namespace {
 constexpr int kThreads = 256;
 constexpr int kWarps = kThreads / 32;
 constexpr int kCellsOfWarp = 4096;  // larger maps get a block of their own
+constexpr int kPack = 4;            // cells of one load, where all rows are made of whole ones
 constexpr float kInfinity = HUGE_VALF;
 
 template <class A>
@@ -66,12 +68,26 @@ __device__ __forceinline__ void merge_lanes(Moments<A>& m, A beta) {
   }
 }
 
-// Walks the cells first, first + step, ... of one map; f(value, x, y), four loads in flight.
+// Every cell of one map, by the threads first = 0, 1, ... step - 1: f(values, xs, ys) of four
+// cells, neighbours where the map is packed.
 template <class T, class F>
-__device__ __forceinline__ void for_each_four(const MapStack& maps, const T* map, int first,
-                                              int step, F f) {
+__device__ __forceinline__ void for_each_four(const MapStack& maps, bool packed, const T* map,
+                                              int first, int step, F f) {
   using A = Accumulate<T>;
   const int cells = static_cast<int>(maps.cells()), width = static_cast<int>(maps.width);
+  if (packed) {
+#pragma unroll 4
+    for (int pack = first; pack < cells / kPack; pack += step) {
+      const auto loaded = load_pack<T, kPack>(map, static_cast<int64_t>(pack) * kPack);
+      const int y = pack / (width / kPack), x = pack * kPack - y * width;
+      A values[kPack];
+      FK_UNROLL
+      for (int i = 0; i < kPack; ++i) values[i] = widen(loaded.values[i]);
+      const int xs[kPack] = {x, x + 1, x + 2, x + 3}, ys[kPack] = {y, y, y, y};
+      f(values, xs, ys);
+    }
+    return;
+  }
   for (int64_t cell = first; cell < cells; cell += 4 * static_cast<int64_t>(step)) {
     A values[4];
     int xs[4], ys[4];
@@ -108,7 +124,7 @@ __device__ __forceinline__ void write_soft(const SoftArgs& args, int64_t map, co
 
 template <class T, bool kBlockPerMap>
 // One block per multiprocessor at least: without the 1 ptxas stops at 64 registers and spills.
-__global__ void __launch_bounds__(kThreads, 1) soft_forward(const SoftArgs args) {
+__global__ void __launch_bounds__(kThreads, 1) soft_forward(const SoftArgs args, bool packed) {
   using A = Accumulate<T>;
   const MapStack& maps = args.maps;
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
@@ -122,7 +138,7 @@ __global__ void __launch_bounds__(kThreads, 1) soft_forward(const SoftArgs args)
   const A center_y = static_cast<A>(maps.height - 1) / A(2);
 
   Moments<A> m{A(-kInfinity), A(0), A(0), A(0)};
-  for_each_four(maps, static_cast<const T*>(args.heatmaps) + maps.offset(map),
+  for_each_four(maps, packed, static_cast<const T*>(args.heatmaps) + maps.offset(map),
                 kBlockPerMap ? static_cast<int>(threadIdx.x) : lane, kBlockPerMap ? kThreads : 32,
                 [&](const A(&values)[4], const int (&xs)[4], const int (&ys)[4]) {
                   A max = m.max;
@@ -159,27 +175,33 @@ __global__ void __launch_bounds__(kThreads, 1) soft_forward(const SoftArgs args)
   }
 }
 
-template <class T>
+// A thread takes kCount neighbours of one row.
+template <class T, int kCount>
 __global__ void __launch_bounds__(kThreads) soft_backward(const SoftBackwardArgs args) {
   using A = Accumulate<T>;
   const MapStack& maps = args.maps;
-  const int64_t cell = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
+  const int64_t cell = (static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x) * kCount;
   if (cell >= maps.count() * maps.cells()) return;
   const int64_t map = cell / maps.cells();
   const int inside = static_cast<int>(cell - map * maps.cells());
   const int y = inside / static_cast<int>(maps.width);
   const int x = inside - y * static_cast<int>(maps.width);
-  const A value = widen(static_cast<const T*>(
-      args.heatmaps)[maps.offset(map) + y * maps.stride_row + x * maps.stride_column]);
+  const auto loaded = load_pack<T, kCount>(
+      args.heatmaps, maps.offset(map) + y * maps.stride_row + x * maps.stride_column);
   const A* const stats = static_cast<const A*>(args.stats) + 4 * map;
   const A* const d_xy = static_cast<const A*>(args.d_xy) + 2 * map;
   const A beta = sharpness<A>(args.beta);
   const A gx = d_xy[0] * (args.normalized ? normalize_slope<A>(maps.width) : A(1));
   const A gy = d_xy[1] * (args.normalized ? normalize_slope<A>(maps.height) : A(1));
-  const A w = weight(value, stats[0], beta) * stats[1];
-  const A d =
-      beta * w * ((static_cast<A>(x) - stats[2]) * gx + (static_cast<A>(y) - stats[3]) * gy);
-  static_cast<T*>(args.d_heatmaps)[cell] = narrow_to<T>(d);
+  Pack<T, kCount> result;
+  FK_UNROLL
+  for (int i = 0; i < kCount; ++i) {
+    const A w = weight(widen(loaded.values[i]), stats[0], beta) * stats[1];
+    const A d =
+        beta * w * ((static_cast<A>(x + i) - stats[2]) * gx + (static_cast<A>(y) - stats[3]) * gy);
+    result.values[i] = narrow_to<T>(d);
+  }
+  store_pack(args.d_heatmaps, cell, result);
 }
 
 // ---- centre of mass
@@ -197,7 +219,7 @@ __device__ __forceinline__ void offer(Peak<A>& best, A value, int cell) {
 
 // One warp per map: argmax over the whole map, then the sums over its window.
 template <class T>
-__global__ void __launch_bounds__(kThreads) center_forward(const CenterArgs args) {
+__global__ void __launch_bounds__(kThreads) center_forward(const CenterArgs args, bool packed) {
   using A = Accumulate<T>;
   const MapStack& maps = args.maps;
   const int lane = threadIdx.x % 32;
@@ -208,7 +230,7 @@ __global__ void __launch_bounds__(kThreads) center_forward(const CenterArgs args
 
   // A map without a number above -infinity keeps cell 0, as every lane starts from it.
   Peak<A> best{A(-kInfinity), 0};
-  for_each_four(maps, h, lane, 32,
+  for_each_four(maps, packed, h, lane, 32,
                 [&](const A(&values)[4], const int (&xs)[4], const int (&ys)[4]) {
                   FK_UNROLL
                   for (int i = 0; i < 4; ++i) {
@@ -271,31 +293,42 @@ __global__ void __launch_bounds__(kThreads) center_backward(const CenterBackward
   static_cast<T*>(args.d_heatmaps)[cell] = narrow_to<T>(d);
 }
 
+template <class T>
+bool is_packed(const MapStack& maps, const void* heatmaps) {
+  return maps.flat() && maps.width % kPack == 0 &&
+         packable<T, kPack>(heatmaps, maps.stride_batch) && maps.stride_channel % kPack == 0;
+}
+
 }  // namespace
 
 void soft_cuda(const SoftArgs& args, Stream stream) {
   dispatch_floating<__half, __nv_bfloat16>(args.dtype, [&]<class T>() {
+    const bool packed = is_packed<T>(args.maps, args.heatmaps);
     if (args.maps.cells() <= kCellsOfWarp) {
       launch("soft_argmax::soft_forward", blocks_for(args.maps.count() * 32, kThreads), kThreads, 0,
-             stream, soft_forward<T, false>, args);
+             stream, soft_forward<T, false>, args, packed);
     } else {
       launch("soft_argmax::soft_forward", blocks_for(args.maps.count(), 1), kThreads, 0, stream,
-             soft_forward<T, true>, args);
+             soft_forward<T, true>, args, packed);
     }
   });
 }
 
 void soft_backward_cuda(const SoftBackwardArgs& args, Stream stream) {
-  const dim3 grid = blocks_for(args.maps.count() * args.maps.cells(), kThreads);
+  const int64_t cells = args.maps.count() * args.maps.cells();
   dispatch_floating<__half, __nv_bfloat16>(args.dtype, [&]<class T>() {
-    launch("soft_argmax::soft_backward", grid, kThreads, 0, stream, soft_backward<T>, args);
+    const bool packed =
+        is_packed<T>(args.maps, args.heatmaps) && packable<T, kPack>(args.d_heatmaps, 0);
+    launch("soft_argmax::soft_backward", blocks_for(packed ? cells / kPack : cells, kThreads),
+           kThreads, 0, stream, packed ? soft_backward<T, kPack> : soft_backward<T, 1>, args);
   });
 }
 
 void center_cuda(const CenterArgs& args, Stream stream) {
   const dim3 grid = blocks_for(args.maps.count() * 32, kThreads);
   dispatch_floating<__half, __nv_bfloat16>(args.dtype, [&]<class T>() {
-    launch("soft_argmax::center_forward", grid, kThreads, 0, stream, center_forward<T>, args);
+    launch("soft_argmax::center_forward", grid, kThreads, 0, stream, center_forward<T>, args,
+           is_packed<T>(args.maps, args.heatmaps));
   });
 }
 

@@ -34,6 +34,14 @@ VARIANTS = {
         "--param=asan-instrumentation-with-call-threshold=0",
     ],
     "thread": ["-O1", "-g", "-fsanitize=thread"],
+    "count": [
+        "-O1",
+        "-fno-tree-sra",
+        "-fsanitize=kernel-address",
+        "--param=asan-instrumentation-with-call-threshold=0",
+        "--param=asan-stack=0",
+        "--param=asan-globals=0",
+    ],
 }
 
 
