@@ -91,7 +91,7 @@ def test_only_the_wanted_gradients_are_computed(monkeypatch: pytest.MonkeyPatch)
     x, weight = torch.randn(2, 3, 7, 7), torch.randn(4, 3, 3, 3)
     for leaf, expected in ((x, "conv_pools_d_input"), (weight, "conv_pools_d_weight")):
         leaf.requires_grad_()
-        ops.conv_mean_max(x, weight).max.sum().backward()
+        ops.conv_mean_max(x, weight, structured_backward=True).max.sum().backward()
         leaf.requires_grad_(False)
         assert names == [expected]
         names.clear()
@@ -138,23 +138,37 @@ def test_bad_input(change: dict[str, object], error: type, message: str) -> None
         ops.conv_mean_max(**{**GOOD, **change})
 
 
-def module_and_input(**kwargs: object) -> tuple[MLCA, Tensor]:
+@pytest.mark.parametrize(
+    ("outputs", "side", "structured"), [(40, 3, True), (39, 3, False), (40, 2, False)]
+)
+def test_automatic_choice(
+    outputs: int, side: int, structured: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = launched(monkeypatch)
+    x = torch.randn(2, 3, side, side, requires_grad=True)
+    ops.conv_mean_max(x, torch.randn(outputs, 3, 3, 3)).mean.sum().backward()
+    assert names == (["conv_pools_d_input"] if structured else [])
+
+
+def module_and_input(batch: int = 4, **kwargs: object) -> tuple[MLCA, Tensor]:
     torch.manual_seed(0)
-    module = MLCA((6, 8), (5, 7), branches=3, reduction=4, **kwargs).double()  # type: ignore[arg-type]
-    return module, torch.randn(4, 14, 7, 7, dtype=torch.float64, requires_grad=True)
+    module = MLCA((6, 8), (40, 44), branches=3, reduction=4, **kwargs).double()  # type: ignore[arg-type]
+    return module, torch.randn(batch, 14, 7, 7, dtype=torch.float64, requires_grad=True)
 
 
-def test_module_gives_the_same_gradients_either_way(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("batch", "convolutions"), [(4, 2), (3, 6)], ids=["merged", "separate"])
+def test_module_gives_the_same_gradients_either_way(
+    batch: int, convolutions: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     names = launched(monkeypatch)
     results = []
     for structured in (None, True, False):
-        module, x = module_and_input(structured_backward=structured)
+        module, x = module_and_input(batch, structured_backward=structured)
         out = module(x)
         weights = torch.linspace(-1, 1, out.numel(), dtype=out.dtype).view(out.shape)
         (out * weights).sum().backward()
         results.append([out, x.grad, *(p.grad for p in module.parameters())])
-        backwards = [name for name in names if name.startswith("conv_pools")]
-        assert len(backwards) == (0 if structured is False else 4)  # two levels, x and weights
+        assert len(names) == (0 if structured is False else 2 * convolutions)  # x and weights
         names.clear()
     for a, b, c in zip(*results, strict=True):
         assert torch.equal(a, b)
@@ -174,17 +188,17 @@ def test_module_needs_the_map_for_other_options(
 
 
 def test_module_under_autocast_convolves_in_half(monkeypatch: pytest.MonkeyPatch) -> None:
-    module, _ = module_and_input()
-    x = torch.randn(4, 14, 7, 7)
-    module.float()
+    """The automatic choice leaves autocast what it is there for."""
     names = launched(monkeypatch)
+    x = torch.randn(4, 14, 7, 7)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        inside = module(x)
-    inside.sum().backward()
+        automatic, dense = (
+            module_and_input(structured_backward=how)[0].float()(x) for how in (None, False)
+        )
+    automatic.sum().backward()
     assert names == []
-    outside = module(x)
-    assert not torch.equal(inside.float(), outside)
-    assert torch.allclose(inside.float(), outside, atol=0.1)
+    assert automatic.dtype == torch.bfloat16
+    assert torch.equal(automatic, dense)
 
 
 def test_module_compiles() -> None:

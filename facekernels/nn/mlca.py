@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
 import torch
@@ -22,8 +22,9 @@ class MLCA(nn.Module):
     ``nets.{i}.conv.convs.{j}.weight``, ``nets.{i}.channel_attention.mlp.{1,3}.*``,
     ``nets.{i}.norm.*``), the same outputs and gradients. Parameters are ordinary per-branch
     parameters, so optimizers, weight decay groups and per-branch freezing work as usual; each
-    forward pass concatenates them, which costs one copy of the weights and turns branches x levels
-    convolutions into one per level and the attention of all branches into one kernel. The key names
+    forward pass concatenates them where that pays (on a GPU, and in large batches), which costs one
+    copy of the weights and turns branches x levels convolutions into one per level; the attention
+    of all branches is one kernel. The key names
     of the spatial options are this package's own.
 
     Args:
@@ -106,7 +107,8 @@ class MLCA(nn.Module):
             )
         gate = self._gate_weights()
         if self._uses_pools(x):
-            pooled = _gate_of_pools(*self._multi_level_pools(x), *gate).to(x.dtype)
+            mean, maximum = self._multi_level_pools(x)
+            pooled = _gate_of_pools(mean, maximum, *gate).to(x.dtype)
         elif self.spatial is None:
             pooled = mlca_gate(self._multi_level_features(x), *gate, pool=self.pool)
         else:
@@ -128,32 +130,50 @@ class MLCA(nn.Module):
         possible = self.pool == "max" and self.spatial is None
         return possible and x.is_cpu and not torch.is_autocast_enabled(x.device.type)
 
-    def _levels(self, x: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-        """Per level its slice of the input and the weights of all branches, concatenated."""
-        for j, level in enumerate(x.split(self.in_channels, dim=1)):
-            yield level, torch.cat([net.conv.weight(j) for net in self._branches()])
-
-    def _join(self, levels: list[Tensor]) -> Tensor:
-        """One tensor [B, G * C_j, ...] per level to [G, B, C, ...]."""
-        parts = [
-            level.unflatten(1, (len(self.nets), channels))
-            for level, channels in zip(levels, self.out_channels, strict=True)
-        ]
-        return torch.cat(parts, dim=2).transpose(0, 1)
-
     def _multi_level_features(self, x: Tensor) -> Tensor:
-        """One convolution per level for all branches: [G, B, C, H, W]."""
-        return self._join(
-            [nn.functional.conv2d(level, w, padding="same") for level, w in self._levels(x)]
-        )
+        """The maps of all levels and branches: [G, B, C, H, W]."""
 
-    def _multi_level_pools(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        def convolve(level: Tensor, weight: Tensor) -> tuple[Tensor]:
+            return (nn.functional.conv2d(level, weight, padding="same"),)
+
+        # Wider convolutions fill a GPU; on the CPU concatenating the weights only costs time.
+        return self._apply_levels(convolve, x, lambda *_: not x.is_cpu)[0]
+
+    def _multi_level_pools(self, x: Tensor) -> tuple[Tensor, ...]:
         """Mean and maximum of what _multi_level_features returns: [G, B, C] each."""
-        pools = [
-            conv_mean_max(level, w, structured_backward=self.structured_backward)
-            for level, w in self._levels(x)
-        ]
-        return self._join([p.mean for p in pools]), self._join([p.max for p in pools])
+
+        def pools(level: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+            return conv_mean_max(level, weight, structured_backward=self.structured_backward)
+
+        def merge(level: Tensor, weight: Tensor) -> bool:
+            """Laying out patches once for all branches is worth a copy of the weights."""
+            rows = level.shape[0] * level.shape[2] * level.shape[3]
+            return not x.is_cpu or (torch.is_grad_enabled() and rows > 4 * weight.shape[0])
+
+        return self._apply_levels(pools, x, merge)
+
+    def _apply_levels(
+        self,
+        function: Callable[[Tensor, Tensor], tuple[Tensor, ...]],
+        x: Tensor,
+        merge: Callable[[Tensor, Tensor], bool],
+    ) -> tuple[Tensor, ...]:
+        """function(slice of x, weight) -> tensors [B, O, ...], for all branches and levels.
+
+        Where `merge` says so, a level's branches are one call with concatenated weights. Returns
+        tensors [G, B, C, ...].
+        """
+        levels = []
+        for j, level in enumerate(x.split(self.in_channels, dim=1)):
+            weights = [net.conv.weight(j) for net in self._branches()]
+            if merge(level, weights[0]):
+                merged = function(level, torch.cat(weights))
+                shape = (len(weights), self.out_channels[j])
+                levels.append([t.unflatten(1, shape).transpose(0, 1) for t in merged])
+            else:
+                branches = zip(*(function(level, w) for w in weights), strict=True)
+                levels.append([torch.stack(b) for b in branches])
+        return tuple(torch.cat(parts, dim=2) for parts in zip(*levels, strict=True))
 
     def _gate_weights(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         layers = [net.channel_attention.mlp for net in self._branches()]
