@@ -86,6 +86,23 @@ def test_both_backward_passes_agree(
         torch.testing.assert_close(got, want, atol=2e-5, rtol=2e-5)
 
 
+def test_threads_do_not_change_the_bits() -> None:
+    gen = torch.Generator().manual_seed(0)
+    x = torch.randn(3, 70, 7, 7, generator=gen, requires_grad=True)
+    weight = torch.randn(60, 70, 3, 3, generator=gen, requires_grad=True)
+    mean, maximum = ops.conv_mean_max(x, weight)
+    threads, results = torch.get_num_threads(), []
+    try:
+        for count in (1, 3):
+            torch.set_num_threads(count)
+            total = (mean * maximum).sum()
+            results.append(torch.autograd.grad(total, (x, weight), retain_graph=True))
+    finally:
+        torch.set_num_threads(threads)
+    for one, three in zip(*results, strict=True):
+        assert torch.equal(one, three)
+
+
 def test_only_the_wanted_gradients_are_computed(monkeypatch: pytest.MonkeyPatch) -> None:
     names = launched(monkeypatch)
     x, weight = torch.randn(2, 3, 7, 7), torch.randn(4, 3, 3, 3)
@@ -201,10 +218,11 @@ def test_module_under_autocast_convolves_in_half(monkeypatch: pytest.MonkeyPatch
     assert torch.equal(automatic, dense)
 
 
-def test_module_compiles() -> None:
+@pytest.mark.parametrize("dynamic", [False, True], ids=["static", "dynamic"])
+def test_module_compiles(dynamic: bool) -> None:
     torch._dynamo.reset()
     module, x = module_and_input()
-    compiled = torch.compile(module, fullgraph=True, backend="aot_eager")
+    compiled = torch.compile(module, fullgraph=True, dynamic=dynamic, backend="aot_eager")
     want = module(x)
     (want_grad,) = torch.autograd.grad(want.square().sum(), x)
     out = compiled(x)

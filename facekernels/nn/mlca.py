@@ -23,8 +23,7 @@ class MLCA(nn.Module):
     ``nets.{i}.norm.*``), the same outputs and gradients. Parameters are ordinary per-branch
     parameters, so optimizers, weight decay groups and per-branch freezing work as usual; each
     forward pass concatenates them where that pays (on a GPU, and in large batches), which costs one
-    copy of the weights and turns branches x levels convolutions into one per level; the attention
-    of all branches is one kernel. The key names
+    copy of the weights and turns branches x levels convolutions into one per level. The key names
     of the spatial options are this package's own.
 
     Args:
