@@ -1,8 +1,12 @@
-"""mlca_gate against SwinFace's branch loop and the folded form, eager and compiled."""
+"""mlca_gate against SwinFace's branch loop and the folded form, eager and compiled; the backward
+pass of conv_mean_max against the dense one; nn.MLCA against the published order of work.
+"""
 
 from __future__ import annotations
 
+from copy import deepcopy
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -10,8 +14,11 @@ from torch import Tensor
 from benchmarks import peers
 from benchmarks.harness import OURS, Case, Workload, forward_backward
 from facekernels import ops, reference
+from facekernels.nn import MLCA
+from facekernels.ops import conv_pools
 
 _REDUCTION = 16
+_SIDE = 7  # of the maps that SwinFace pools
 
 
 def _inputs(
@@ -78,6 +85,92 @@ def _case(
     )
 
 
+def _conv_inputs(
+    batch: int, in_channels: int, out_channels: int, device: torch.device
+) -> tuple[Tensor, ...]:
+    pools = torch.randn(2, batch, out_channels, device=device)
+    argmax = torch.randint(_SIDE * _SIDE, (batch, out_channels), dtype=torch.int32, device=device)
+    x = torch.randn(batch, in_channels, _SIDE, _SIDE, device=device)
+    weight = torch.randn(out_channels, in_channels, 3, 3, device=device) * 0.02
+    return (*pools, argmax, x, weight)
+
+
+def _conv_setup(batch: int, in_channels: int, out_channels: int, device: torch.device) -> Workload:
+    dense = partial(_both, conv_pools._dense_backward)
+    weights = 9 * in_channels * out_channels
+    return Workload(
+        make_inputs=partial(_conv_inputs, batch, in_channels, out_channels, device),
+        implementations={OURS: partial(_both, conv_pools._structured_backward), "dense": dense},
+        bytes=4 * 2 * (weights + batch * in_channels * _SIDE * _SIDE),
+        flops=2 * 2 * 2 * batch * weights,  # two gradients from two patches
+        reference=dense,
+    )
+
+
+def _both(backward: Any, *inputs: Tensor) -> Any:
+    return backward(*inputs, True, True)
+
+
+def _conv_case(batch: int, in_channels: int, out_channels: int, quick: bool = False) -> Case:
+    return Case(
+        "conv_mean_max",
+        f"B{batch} {in_channels} to {out_channels} channels {_SIDE}x{_SIDE}",
+        "backward",
+        partial(_conv_setup, batch, in_channels, out_channels),
+        quick,
+    )
+
+
+def _module_setup(batch: int, backward: bool, device: torch.device) -> Workload:
+    module = MLCA().to(device)
+    dense = deepcopy(module)
+    dense.structured_backward = False
+    parameters = sum(p.numel() for p in module.parameters())
+
+    def inputs() -> tuple[Tensor, ...]:
+        x = torch.randn(batch, sum(module.in_channels), _SIDE, _SIDE, device=device)
+        if not backward:
+            return (x,)
+        grad = torch.randn(len(module.nets), batch, sum(module.out_channels), device=device)
+        return x.requires_grad_(), grad
+
+    def step(forward: Any, of: MLCA) -> Any:
+        def run(x: Tensor, *grad: Tensor) -> Any:
+            if not grad:
+                with torch.no_grad():
+                    return forward(x)
+            out = forward(x)
+            return (out.detach(), *torch.autograd.grad(out, [x, *of.parameters()], grad))
+
+        return run
+
+    def exact(*double: Tensor) -> Any:
+        copy = deepcopy(module).double()
+        return step(partial(peers.mlca_module, copy), copy)(*double)
+
+    convolution = 2 * batch * _SIDE * _SIDE * parameters  # the gate's share is below a percent
+    return Workload(
+        make_inputs=inputs,
+        implementations={
+            OURS: step(module, module),
+            "dense backward": step(dense, dense),
+            "published order": step(partial(peers.mlca_module, module), module),
+        },
+        bytes=4 * parameters * (3 if backward else 1),
+        flops=convolution + (2 * 2 * 2 * batch * parameters if backward else 0),
+        reference=exact,
+    )
+
+
+def _module_case(batch: int, backward: bool) -> Case:
+    return Case(
+        "nn.MLCA",
+        f"B{batch} 11 branches 2112x{_SIDE}x{_SIDE}",
+        "forward+backward" if backward else "forward",
+        partial(_module_setup, batch, backward),
+    )
+
+
 CASES = [
     _case(11, 8, 7, quick=True),
     _case(11, 8, 7, backward=True, quick=True),
@@ -91,6 +184,14 @@ CASES = [
     _case(1, 4, 28, backward=True),
     _case(1, 2, 56),
     _case(1, 2, 56, backward=True),
+    _conv_case(8, 192, 517, quick=True),
+    _conv_case(8, 768, 2046),
+    _conv_case(32, 768, 186),
+    _conv_case(32, 768, 2046),
+    _module_case(8, backward=False),
+    _module_case(8, backward=True),
+    _module_case(32, backward=False),
+    _module_case(32, backward=True),
 ]
 
 

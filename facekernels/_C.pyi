@@ -21,6 +21,24 @@ def center_of_mass_forward(
 def connected_components(
     edges: Tensor, scores: Tensor | None, threshold: float, parent: Tensor, roots: Tensor, /
 ) -> None: ...
+def conv_pools_d_input(
+    d_mean: Tensor,
+    d_max: Tensor,
+    argmax: Tensor,
+    weight: Tensor,
+    workspace: Tensor,
+    d_input: Tensor,
+    /,
+) -> None: ...
+def conv_pools_d_weight(
+    d_mean: Tensor,
+    d_max: Tensor,
+    argmax: Tensor,
+    x: Tensor,
+    workspace: Tensor,
+    d_weight: Tensor,
+    /,
+) -> None: ...
 def decode_heatmaps(
     heatmaps: Tensor,
     method: int,
@@ -159,6 +177,7 @@ def mlca_forward(
     argmax: Tensor,
     /,
 ) -> None: ...
+def mlca_pools(x: Tensor, mean: Tensor, max: Tensor, argmax: Tensor, /) -> None: ...
 def neighbor_dot(a: Tensor, b: Tensor, indptr: Tensor, indices: Tensor, out: Tensor, /) -> None: ...
 def neighbor_sum(
     x: Tensor,

@@ -69,6 +69,7 @@ PYBIND11_MODULE(FK_MODULE_NAME, m, py::mod_gil_not_used()) {
   m.def("cuda_devices", &cuda_devices);
   m.def("num_threads", [] { return omp_get_max_threads(); });
   bind_mlca(m);
+  bind_conv_pools(m);
   bind_heatmap(m);
   bind_peaks(m);
   bind_soft_argmax(m);

@@ -6,6 +6,7 @@
 namespace facekernels {
 
 void bind_mlca(pybind11::module_& m);
+void bind_conv_pools(pybind11::module_& m);
 void bind_heatmap(pybind11::module_& m);
 void bind_peaks(pybind11::module_& m);
 void bind_soft_argmax(pybind11::module_& m);

@@ -30,7 +30,8 @@ struct ForwardArgs {
   MapLayout layout;
   DType dtype;
   int64_t hidden;
-  bool average;  // pool = average
+  bool average;     // pool = average
+  bool pools_only;  // mean, max and argmax; nothing of the gate is read or written
   const void* x;
   // Weights, statistics and scale are float, or double when x is.
   const void* w1;   // [G, R, C]

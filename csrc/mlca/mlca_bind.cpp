@@ -55,10 +55,30 @@ void mlca_forward(const TensorView& x, const TensorView& w1, const TensorView& b
   if (m.rows() == 0) return;
   launch_on(
       x.device,
-      ForwardArgs{m, x.dtype, r, average, x.data, w1.data, b1.data, w2.data, b2.data, out.data,
-                  scale.data, mean.data, max.data, average ? relu_mean.data : nullptr,
+      ForwardArgs{m, x.dtype, r, average, false, x.data, w1.data, b1.data, w2.data, b2.data,
+                  out.data, scale.data, mean.data, max.data, average ? relu_mean.data : nullptr,
                   with_argmax ? argmax.data_as<int32_t>() : nullptr},
       &forward_cpu, &forward_cuda);
+}
+
+// The first half of mlca_forward: the pools of every channel, without the gate.
+void mlca_pools(const TensorView& x, const TensorView& mean, const TensorView& max,
+                const TensorView& argmax) {
+  const MapLayout m = layout_of("x", x);
+  const DType acc = accumulate_dtype(x.dtype);
+  check_dense("mean", mean, acc, x.device, {m.groups, m.batch, m.channels});
+  check_dense("max", max, acc, x.device, {m.groups, m.batch, m.channels});
+  check_dense("argmax", argmax, DType::kInt32, x.device, {m.groups, m.batch, m.channels});
+  if (m.rows() == 0) return;
+  ForwardArgs args{};
+  args.layout = m;
+  args.dtype = x.dtype;
+  args.pools_only = true;
+  args.x = x.data;
+  args.mean = mean.data;
+  args.max = max.data;
+  args.argmax = argmax.data_as<int32_t>();
+  launch_on(x.device, args, &forward_cpu, &forward_cuda);
 }
 
 // `x` is read only for average pooling; otherwise any tensor without elements stands for it.
@@ -92,6 +112,7 @@ void mlca_backward(const TensorView& d_mean, const TensorView& d_max, const Tens
 
 void bind_mlca(py::module_& m) {
   m.def("mlca_forward", &mlca_forward);
+  m.def("mlca_pools", &mlca_pools);
   m.def("mlca_backward", &mlca_backward);
 }
 

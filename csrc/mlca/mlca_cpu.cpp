@@ -241,7 +241,6 @@ void forward_samples(const ForwardArgs& args, int64_t group, int64_t first, int6
   A* const mean = static_cast<A*>(args.mean) + at;
   A* const max = static_cast<A*>(args.max) + at;
   A* const relu_mean = kAverage ? static_cast<A*>(args.relu_mean) + at : nullptr;
-  A* const scale = static_cast<A*>(args.scale) + at;
 
   for (int64_t i = 0; i < count; ++i) {
     const T* x =
@@ -258,6 +257,9 @@ void forward_samples(const ForwardArgs& args, int64_t group, int64_t first, int6
     }
   }
 
+  if (args.pools_only) return;
+
+  A* const scale = static_cast<A*>(args.scale) + at;
   const A* w1 = static_cast<const A*>(args.w1) + group * hidden * channels;
   const A* b1 = static_cast<const A*>(args.b1) + group * hidden;
   const A* w2 = static_cast<const A*>(args.w2) + group * channels * hidden;

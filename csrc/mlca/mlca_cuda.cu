@@ -341,7 +341,7 @@ void launch_gate(const ForwardArgs& args, Stream stream) {
 void forward_cuda(const ForwardArgs& args, Stream stream) {
   dispatch_floating<__half, __nv_bfloat16>(args.dtype, [&]<class T>() {
     launch_stats<T>(args, stream);
-    launch_gate<T>(args, stream);
+    if (!args.pools_only) launch_gate<T>(args, stream);
   });
 }
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from facekernels import _check
-from facekernels.ops import channel_gate, mlca_gate
+from facekernels.ops import channel_gate, conv_mean_max, mlca_gate
 
 _SPATIAL = (None, "cbam", "lanet")
 
@@ -22,8 +22,8 @@ class MLCA(nn.Module):
     ``nets.{i}.conv.convs.{j}.weight``, ``nets.{i}.channel_attention.mlp.{1,3}.*``,
     ``nets.{i}.norm.*``), the same outputs and gradients. Parameters are ordinary per-branch
     parameters, so optimizers, weight decay groups and per-branch freezing work as usual; each
-    forward pass concatenates them, which costs one copy of the weights and turns branches x levels
-    convolutions into one per level and the attention of all branches into one kernel. The key names
+    forward pass concatenates them where that pays (on a GPU, and in large batches), which costs one
+    copy of the weights and turns branches x levels convolutions into one per level. The key names
     of the spatial options are this package's own.
 
     Args:
@@ -36,6 +36,11 @@ class MLCA(nn.Module):
         spatial: None (published), ``"cbam"`` (CBAM's spatial gate) or ``"lanet"`` (two 1x1
             bottleneck maps, their maximum; ``lanet_drop`` drops one map per sample in training).
         lanet_drop: probability of that drop, MAD in the published code.
+        structured_backward: with ``pool="max"`` and no spatial option, the convolutions' backward
+            pass may use that only their mean and maximum are needed: the same gradients up to
+            rounding, several times faster on the CPU (`facekernels.ops.conv_mean_max`). None uses
+            it on the CPU where it was measured to be faster and autocast is off; True asks for it
+            everywhere, False turns it off.
 
     Shape:
         input ``[B, sum(in_channels), H, W]``, NCHW or channels_last, float32, float64, float16 or
@@ -59,6 +64,7 @@ class MLCA(nn.Module):
         pool: str = "max",
         spatial: str | None = None,
         lanet_drop: float = 0.6,
+        structured_backward: bool | None = None,
     ) -> None:
         super().__init__()
         if len(in_channels) != len(out_channels) or not in_channels:
@@ -75,10 +81,16 @@ class MLCA(nn.Module):
             raise ValueError(f"spatial must be None, 'cbam' or 'lanet', got {spatial!r}")
         if not 0 <= lanet_drop <= 1:
             raise ValueError(f"lanet_drop must be in [0, 1], got {lanet_drop}")
+        if structured_backward and (pool != "max" or spatial is not None):
+            raise ValueError(
+                "structured_backward=True needs pool='max' and spatial=None, got "
+                f"pool={pool!r} and spatial={spatial!r}"
+            )
         self.in_channels = tuple(in_channels)
         self.out_channels = tuple(out_channels)
         self.pool = pool
         self.spatial = spatial
+        self.structured_backward = structured_backward
         self.nets = nn.ModuleList(
             _Branch(
                 self.in_channels, self.out_channels, reduction, kernel_size, spatial, lanet_drop
@@ -92,12 +104,14 @@ class MLCA(nn.Module):
             raise ValueError(
                 f"x must be [B, {sum(self.in_channels)}, H, W], got shape {_check.shape_of(x)}"
             )
-        features = self._multi_level_features(x)
         gate = self._gate_weights()
-        if self.spatial is None:
-            pooled = mlca_gate(features, *gate, pool=self.pool)
+        if self._uses_pools(x):
+            mean, maximum = self._multi_level_pools(x)
+            pooled = _gate_of_pools(mean, maximum, *gate).to(x.dtype)
+        elif self.spatial is None:
+            pooled = mlca_gate(self._multi_level_features(x), *gate, pool=self.pool)
         else:
-            gated = channel_gate(features, *gate)
+            gated = channel_gate(self._multi_level_features(x), *gate)
             maps = [
                 net.spatial_attention(c) for net, c in zip(self._branches(), gated, strict=True)
             ]
@@ -108,15 +122,57 @@ class MLCA(nn.Module):
     def _branches(self) -> list[_Branch]:
         return cast(list[_Branch], list(self.nets))
 
+    def _uses_pools(self, x: Tensor) -> bool:
+        """Whether the maps of the convolutions are left as soon as they are pooled."""
+        if self.structured_backward is not None:
+            return self.structured_backward
+        possible = self.pool == "max" and self.spatial is None
+        return possible and x.is_cpu and not torch.is_autocast_enabled(x.device.type)
+
     def _multi_level_features(self, x: Tensor) -> Tensor:
-        """One convolution per level for all branches: [G, B, C, H, W]."""
-        branches = len(self.nets)
+        """The maps of all levels and branches: [G, B, C, H, W]."""
+
+        def convolve(level: Tensor, weight: Tensor) -> tuple[Tensor]:
+            return (nn.functional.conv2d(level, weight, padding="same"),)
+
+        # Wider convolutions fill a GPU; on the CPU concatenating the weights only costs time.
+        return self._apply_levels(convolve, x, lambda *_: not x.is_cpu)[0]
+
+    def _multi_level_pools(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Mean and maximum of what _multi_level_features returns: [G, B, C] each."""
+
+        def pools(level: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+            return conv_mean_max(level, weight, structured_backward=self.structured_backward)
+
+        def merge(level: Tensor, weight: Tensor) -> bool:
+            """Laying out patches once for all branches is worth a copy of the weights."""
+            rows = level.shape[0] * level.shape[2] * level.shape[3]
+            return not x.is_cpu or (torch.is_grad_enabled() and rows > 4 * weight.shape[0])
+
+        return self._apply_levels(pools, x, merge)
+
+    def _apply_levels(
+        self,
+        function: Callable[[Tensor, Tensor], tuple[Tensor, ...]],
+        x: Tensor,
+        merge: Callable[[Tensor, Tensor], bool],
+    ) -> tuple[Tensor, ...]:
+        """function(slice of x, weight) -> tensors [B, O, ...], for all branches and levels.
+
+        Where `merge` says so, a level's branches are one call with concatenated weights. Returns
+        tensors [G, B, C, ...].
+        """
         levels = []
         for j, level in enumerate(x.split(self.in_channels, dim=1)):
-            weight = torch.cat([net.conv.weight(j) for net in self._branches()])
-            y = nn.functional.conv2d(level, weight, padding="same")
-            levels.append(y.unflatten(1, (branches, self.out_channels[j])))
-        return torch.cat(levels, dim=2).transpose(0, 1)
+            weights = [net.conv.weight(j) for net in self._branches()]
+            if merge(level, weights[0]):
+                merged = function(level, torch.cat(weights))
+                shape = (len(weights), self.out_channels[j])
+                levels.append([t.unflatten(1, shape).transpose(0, 1) for t in merged])
+            else:
+                branches = zip(*(function(level, w) for w in weights), strict=True)
+                levels.append([torch.stack(b) for b in branches])
+        return tuple(torch.cat(parts, dim=2) for parts in zip(*levels, strict=True))
 
     def _gate_weights(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         layers = [net.channel_attention.mlp for net in self._branches()]
@@ -131,6 +187,20 @@ class MLCA(nn.Module):
             f"in_channels={self.in_channels}, out_channels={self.out_channels}, "
             f"branches={len(self.nets)}, pool={self.pool!r}, spatial={self.spatial!r}"
         )
+
+
+def _gate_of_pools(
+    mean: Tensor, maximum: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor
+) -> Tensor:
+    """What `mlca_gate` makes of the map's pools: max_p relu(scale * x_p) = scale * relu(max)."""
+    with torch.autocast(mean.device.type, enabled=False):
+        w1, b1, w2, b2 = (w.to(mean.dtype) for w in (w1, b1, w2, b2))
+        bias = b1.unsqueeze(1)
+        hidden = torch.relu(torch.baddbmm(bias, mean, w1.mT)) + torch.relu(
+            torch.baddbmm(bias, maximum, w1.mT)
+        )
+        scale = torch.sigmoid(torch.baddbmm(2 * b2.unsqueeze(1), hidden, w2.mT))
+        return scale * torch.relu(maximum)
 
 
 class _Branch(nn.Module):

@@ -9,6 +9,7 @@ from facekernels.ops.components import (
     pool_edges,
     threshold_clusters,
 )
+from facekernels.ops.conv_pools import ConvPools, conv_mean_max
 from facekernels.ops.erase import (
     ErasedRegions,
     ErasedTopN,
@@ -39,6 +40,7 @@ from facekernels.ops.soft_argmax import local_center_of_mass, soft_argmax
 from facekernels.ops.subgraphs import DenseSubgraphs, PivotSubgraphs, pivot_subgraphs
 
 __all__ = [
+    "ConvPools",
     "DenseSubgraphs",
     "Encoded",
     "EncodedSimCC",
@@ -53,6 +55,7 @@ __all__ = [
     "SoftLabels",
     "channel_gate",
     "connected_components",
+    "conv_mean_max",
     "decode_heatmaps",
     "decode_simcc",
     "encode_gaussian",

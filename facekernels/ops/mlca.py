@@ -16,6 +16,7 @@ _FORWARD = Op(
     "Tensor(a!) out, Tensor(b!) scale, Tensor(c!) mean, Tensor(d!) max, Tensor(e!) relu_mean, "
     "Tensor(f!) argmax) -> ()"
 )
+_POOLS = Op("mlca_pools(Tensor x, Tensor(a!) mean, Tensor(b!) max, Tensor(c!) argmax) -> ()")
 _BACKWARD = Op(
     "mlca_backward(Tensor d_mean, Tensor d_max, Tensor argmax, Tensor d_relu_mean, Tensor x, "
     "Tensor(a!) dx) -> ()"
@@ -162,6 +163,17 @@ def _with_flat_map(x: Tensor) -> Tensor:
     if flat and (step == 1 or x.stride(2) == 1 or x.shape[2] == 1):
         return x
     return x.contiguous()
+
+
+def pools_of_map(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Mean, maximum and its first position per channel of x [B, C, H, W]: [B, C] each."""
+    shape = x.shape[:2]
+    exact = torch.float64 if x.dtype is torch.float64 else torch.float32
+    mean, maximum = (torch.empty(shape, dtype=exact, device=x.device) for _ in range(2))
+    argmax = torch.empty(shape, dtype=torch.int32, device=x.device)
+    flat = _with_flat_map(x.unsqueeze(0))
+    launch(_POOLS, flat, *(t.unsqueeze(0) for t in (mean, maximum, argmax)))
+    return mean, maximum, argmax
 
 
 def _forward(x: Tensor, weights: tuple[Tensor, ...], average: bool, with_argmax: bool) -> _Result:

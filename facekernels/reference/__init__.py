@@ -1,6 +1,7 @@
 """Readable plain-PyTorch versions of every op, on any device and dtype."""
 
 from facekernels.reference.components import component_roots
+from facekernels.reference.conv_pools import conv_mean_max
 from facekernels.reference.erase import erase_regions, erase_top_n
 from facekernels.reference.gradient_attention import gradient_attention_map
 from facekernels.reference.heatmap import decode_heatmaps, decode_simcc
@@ -16,6 +17,7 @@ from facekernels.reference.subgraphs import pivot_subgraphs
 __all__ = [
     "channel_gate",
     "component_roots",
+    "conv_mean_max",
     "decode_heatmaps",
     "decode_simcc",
     "erase_regions",
