@@ -162,12 +162,13 @@ def _module_setup(batch: int, backward: bool, device: torch.device) -> Workload:
     )
 
 
-def _module_case(batch: int, backward: bool) -> Case:
+def _module_case(batch: int, *, backward: bool, quick: bool = False) -> Case:
     return Case(
         "nn.MLCA",
         f"B{batch} 11 branches 2112x{_SIDE}x{_SIDE}",
         "forward+backward" if backward else "forward",
         partial(_module_setup, batch, backward),
+        quick,
     )
 
 
@@ -188,6 +189,7 @@ CASES = [
     _conv_case(8, 768, 2046),
     _conv_case(32, 768, 186),
     _conv_case(32, 768, 2046),
+    _module_case(2, backward=True, quick=True),
     _module_case(8, backward=False),
     _module_case(8, backward=True),
     _module_case(32, backward=False),
