@@ -46,8 +46,11 @@ def test_block_finder() -> None:
     BLOCKS,
     ids=[f"{page.relative_to(ROOT)}:{line}" for page, line, _ in BLOCKS],
 )
-def test_python_block_runs(page: Path, line: int, code: str) -> None:
+def test_python_block_runs(
+    page: Path, line: int, code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """In a namespace of its own, as a reader would paste it; errors name the page's own line."""
+    monkeypatch.chdir(tmp_path)  # a block may write files
     exec(compile("\n" * (line - 1) + code, str(page), "exec"), {"__name__": "__main__"})
 
 
