@@ -26,7 +26,7 @@ CEILING = "copy of the same bytes"
 # Yardsticks that do less than the op: shown, but no peers.
 FLOORS = frozenset({CEILING, "torch.mul (floor)"})
 
-_WARM_ROUNDS = 4
+_SLOW = 10.0  # seconds of a call, which then is warmed up once and not three times
 
 Inputs = tuple[Any, ...]
 Implementation = Callable[..., Any]  # called with one Inputs
@@ -62,7 +62,7 @@ class Case:
     quick: bool = False
     devices: tuple[str, ...] = ("cpu", "cuda")
     min_rounds: int = 7
-    """Fewer where one call takes many seconds; these are not warmed up either."""
+    """Fewer where one call takes many seconds."""
 
     @property
     def name(self) -> str:
@@ -99,18 +99,20 @@ def interleave(
     """Time the functions in turn until `seconds` are spent, at least `min_rounds` times each.
 
     A sample holds as many calls as take `sample_seconds`; every round starts with another function,
-    so that none always follows the same neighbour. Where fewer than 4 rounds are asked for, one
-    untimed call comes before them, else three.
+    so that none always follows the same neighbour.
     """
     names = list(functions)
     calls = {}
     for name, function in functions.items():
-        if min_rounds >= _WARM_ROUNDS:
-            function()  # compiles, allocates
-            function()
         start = clock()
-        function()
-        once = max(clock() - start, 1e-7)
+        function()  # compiles, allocates
+        once = clock() - start
+        if once < _SLOW:
+            function()
+            start = clock()
+            function()
+            once = clock() - start
+        once = max(once, 1e-7)
         calls[name] = max(1, round(sample_seconds / once))
 
     samples: dict[str, list[float]] = {name: [] for name in names}
