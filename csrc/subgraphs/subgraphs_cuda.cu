@@ -165,8 +165,8 @@ __global__ void __launch_bounds__(kThreads, 1) fill(const FillArgs args) {
     args.unsorted[first_edge + atomicAdd(&next[a], 1)] = first + b;
   });
   __syncthreads();
-  // By now next[i] is where row i ends. An entry's rank is its place; equal ones, of rows that hold a
-  // node twice, keep their order.
+  // By now next[i] is where row i ends. An entry's rank is its place; equal ones, of rows that hold
+  // a node twice, keep their order.
   for (int i = warp; i < count; i += kWarps) {
     const int64_t begin = first_edge + (i > 0 ? next[i - 1] : 0), end = first_edge + next[i];
     for (int64_t e = begin + lane; e < end; e += 32) {
