@@ -247,6 +247,11 @@ OUTSIDE[KNN[1, 0], 1] = 30
             "size must be at least",
         ),
         (
+            lambda: ops.linkage_scores(X, KNN, PIVOTS, network(X.shape[1]), k_at_hop=None),  # type: ignore[arg-type]
+            TypeError,
+            r"k_at_hop must be a tuple \(k1, k2\), got NoneType",
+        ),
+        (
             lambda: ops.linkage_scores(
                 X[1:], KNN, PIVOTS, network(12), k_at_hop=(3, 2), active_connection=2
             ),

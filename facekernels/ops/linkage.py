@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from facekernels import _check
 from facekernels._op import Op, launch, use_reference
 from facekernels.ops.neighbors import neighbor_mean
-from facekernels.ops.subgraphs import PivotSubgraphs, pivot_subgraphs
+from facekernels.ops.subgraphs import PivotSubgraphs, check_hops, pivot_subgraphs
 from facekernels.reference.linkage import linkage_scores as _reference
 
 _COMBINE = Op(
@@ -120,9 +120,10 @@ class LinkageScorer:
         pivots: int,
     ) -> None:
         _check_arguments(features, knn, weights)
+        k1, k2, active_connection = check_hops(knn, k_at_hop, active_connection)
         self._features, self._knn, self._weights = features, knn, weights
-        self._k_at_hop, self._links, self._eps = k_at_hop, active_connection, eps
-        self._reused = pivots * k_at_hop[0] >= len(features)
+        self._k_at_hop, self._links, self._eps = (k1, k2), active_connection, eps
+        self._reused = pivots * k1 >= len(features)
         self._network: _Network | None = None
 
     @torch.no_grad()

@@ -159,7 +159,22 @@ def _check_arguments(
         if t.ndim != ndim:
             raise ValueError(f"{name} must be {meaning}, got shape {_check.shape_of(t)}")
     _check.same_device("pivots", pivots, "knn", knn)
-    nodes, k = knn.shape
+    k1, k2, active_connection = check_hops(knn, k_at_hop, active_connection)
+    nodes = len(knn)
+    _check_nodes("pivots", pivots, nodes)
+    if len(pivots):
+        # The rows that are looked at, not all of them.
+        hop = knn[pivots, :k1]
+        _check_nodes("knn", hop, nodes)
+        _check_nodes("knn", knn[hop.flatten(), :k2], nodes)
+    return k1, k2, active_connection
+
+
+def check_hops(
+    knn: Tensor, k_at_hop: tuple[int, int], active_connection: int
+) -> tuple[int, int, int]:
+    """The numbers of `pivot_subgraphs`, if they fit a graph ``[N, k]``."""
+    k = knn.shape[1]
     if not isinstance(k_at_hop, (tuple, list)):
         raise TypeError(f"k_at_hop must be a tuple (k1, k2), got {type(k_at_hop).__name__}")
     if len(k_at_hop) != 2:
@@ -177,12 +192,6 @@ def _check_arguments(
         raise ValueError(
             f"k_at_hop must give at most {_MAX_CUDA_NODES} nodes on CUDA, got {k_at_hop}"
         )
-    _check_nodes("pivots", pivots, nodes)
-    if len(pivots):
-        # The rows that are looked at, not all of them.
-        hop = knn[pivots, :k1]
-        _check_nodes("knn", hop, nodes)
-        _check_nodes("knn", knn[hop.flatten(), :k2], nodes)
     return k1, k2, active_connection
 
 

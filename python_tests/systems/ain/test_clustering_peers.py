@@ -118,7 +118,7 @@ def test_infomap_leaves_nodes_without_links_alone() -> None:
 def test_infomap_names_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "infomap", None)
     with pytest.raises(ImportError, match=r"pip install 'facekernels\[scale\]'"):
-        Infomap().cluster(IDX, SIM)
+        Infomap()
 
 
 def test_confidence_without_any_is_zero() -> None:

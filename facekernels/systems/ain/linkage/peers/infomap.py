@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from importlib.util import find_spec
 
 import numpy as np
 
@@ -41,14 +42,14 @@ class Infomap:
             raise ValueError(
                 f"seed and trials must be at least 1, got {self.seed} and {self.trials}"
             )
+        if find_spec("infomap") is None:  # known before the graph is made
+            raise ImportError("Infomap needs: pip install 'facekernels[scale]'")
 
     def cluster(self, idx: Values, sim: Values) -> Labels:
         """``[N, k]`` neighbours and similarities -> ``[N]`` labels."""
         idx, sim = check_graph(idx, sim)
-        try:
-            from infomap import Infomap as Search
-        except ImportError as error:
-            raise ImportError("Infomap needs: pip install 'facekernels[scale]'") from error
+        from infomap import Infomap as Search
+
         edges, scores = edge_list(idx.cpu(), sim.cpu(), max(self.min_sim, 1e-6))
         labels = np.arange(len(idx))
         if len(edges) == 0:
