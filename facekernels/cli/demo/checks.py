@@ -77,6 +77,13 @@ def _windows(model: FaceScorer, detection: Detection) -> Call:
     return Call((detection.best.windows[:, ::4], *(w.detach() for w in model.gate)), {})
 
 
+def _convolved(model: FaceScorer, detection: Detection) -> Call:
+    """48 waves over 3 x 3 windows, enough outputs for the structured backward pass."""
+    x = detection.best.windows[0, ::4]
+    weight = torch.arange(48 * x.shape[1] * 9, dtype=x.dtype).cos().view(48, x.shape[1], 3, 3)
+    return Call((x, weight / 3), {})
+
+
 def _maps(model: FaceScorer, detection: Detection) -> Call:
     return Call((level_maps(detection),), {})
 
@@ -218,6 +225,8 @@ CHECKS: tuple[Check, ...] = (
     Check("mlca_gate", _windows, 1e-4, backward=True),
     Check("channel_gate", _windows, 1e-5),
     Check("channel_gate", _windows, 1e-4, backward=True),
+    Check("conv_mean_max", _convolved, 1e-4),
+    Check("conv_mean_max", _convolved, 1e-4, backward=True),
     Check("decode_heatmaps", _dark, 1e-3, eager=eager.decode_dark),
     Check("decode_simcc", _marginals, 1e-6),
     Check("heatmap_peaks", _peaks, 0.0, eager=eager.max_pool_peaks),
@@ -270,15 +279,20 @@ def _runner(
         return lambda: op(*args, **call.options)
     leaves = [a for a in args if isinstance(a, Tensor) and a.requires_grad]
     with torch.no_grad():
-        shape = op(*args, **call.options).shape
+        shape = _stacked(op(*args, **call.options)).shape
     generator = torch.Generator().manual_seed(0)
     cotangent = torch.randn(shape, generator=generator).to(leaves[0].dtype)
 
     def forward_and_backward() -> tuple[Tensor, ...]:
-        out = op(*args, **call.options)
+        out = _stacked(op(*args, **call.options))
         return (out.detach(), *torch.autograd.grad(out, leaves, cotangent))
 
     return forward_and_backward
+
+
+def _stacked(result: Any) -> Tensor:
+    """Several outputs of one shape as one."""
+    return result if isinstance(result, Tensor) else torch.stack(tuple(result))
 
 
 def _on_copies(op: Callable[..., None]) -> Callable[..., tuple[Tensor, ...]]:
