@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from benchmarks import harness, report
-from benchmarks.run import set_threads
+from benchmarks.run import keep_freed_memory, set_threads
 
 _ROWS = pytest.StashKey[list]()
 _CEILINGS = pytest.StashKey[dict]()
@@ -25,6 +25,7 @@ def pytest_configure(config):
     config.stash[_ROWS] = []
     config.stash[_CEILINGS] = {}
     set_threads(config.getoption("threads"))
+    keep_freed_memory()
 
 
 def pytest_generate_tests(metafunc):

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import cycle
 from pathlib import Path
+from statistics import geometric_mean
 from typing import Any
 
 from benchmarks.cuda_timing import GRAPH_SUFFIX
@@ -25,21 +26,27 @@ peer wins). "Spread" is the interquartile range over the median. "Ceiling" is th
 machine's limit that facekernels reaches: the time of a plain copy that moves the least traffic the
 case needs, or of its arithmetic at the sgemm rate measured in the same run, over our time. "Error"
 is the largest deviation from a float64 reference, of facekernels / of the worst peer.
-The peers are in `benchmarks/peers.py`. Small machines shared with others vary by 15-30 %.
+The peers are in `benchmarks/peers.py`. "Freed memory kept": the C library does not return the
+memory of a result to the system, so that no row contains the page faults of the next one, neither
+ours nor the peers' (`--allocator default` shows them). Small machines shared with others vary by
+15-30 %.
 """
 
 
 def write_all(results: Path, docs: Path) -> list[Path]:
     """Regenerate the page and the plots from the result files; returns what was written."""
     page, written = [_INTRODUCTION], []
-    for path in result_files(results):
-        result = json.loads(path.read_text())
-        name = f"benchmarks-{path.parent.name}-{path.stem}"
-        written += plot(result, docs / "img" / name)
-        page.append(f"{heading(result)}\n![Speed-up over each peer](img/{name}.svg)\n")
-        page.append(tables(result))
-    if len(page) == 1:
+    all_results = {path: json.loads(path.read_text()) for path in result_files(results)}
+    if not all_results:
         page.append("No results yet: run `facekernels bench --report`.\n")
+    for machine in dict.fromkeys(path.parent for path in all_results):
+        here = {path: result for path, result in all_results.items() if path.parent == machine}
+        page.append(summary(list(here.values())))
+        for path, result in here.items():
+            name = f"benchmarks-{machine.name}-{path.stem}"
+            written += plot(result, docs / "img" / name)
+            page.append(f"{heading(result)}\n![Speed-up over each peer](img/{name}.svg)\n")
+            page.append(tables(result, _single_thread(result, here.values())))
     target = docs / "benchmarks.md"
     target.parent.mkdir(parents=True, exist_ok=True)
     target.write_text("\n".join(page))
@@ -59,18 +66,22 @@ def result_files(results: Path) -> list[Path]:
 
 def heading(result: Result) -> str:
     """Section title and the conditions of the run."""
-    machine = result["gpu"] or f"{result['cpu']} ({result['cpu_variant']} kernels)"
     versions = ", ".join(f"{k} {v}" for k, v in result["versions"].items())
     timer = {"cpu": "process CPU time", "wall": "wall clock", "events": "CUDA events"}
+    kept = ", freed memory kept" if result.get("freed_memory_kept") else ""
     ceilings = ", ".join(
         f"{name.split('_')[0]} {value:.0f} {'GFLOP/s' if 'flop' in name else 'GB/s'}"
         for name, value in result["ceilings"].items()
     )
     return (
-        f"## {machine}, {conditions(result)}\n\n"
+        f"## {_machine(result)}, {conditions(result)}\n\n"
         f"{result['date'][:10]}, commit {result['commit'] or 'unknown'}, "
-        f"{timer[result['timer']]}. {versions}. Ceilings of this run: {ceilings}.\n"
+        f"{timer[result['timer']]}{kept}. {versions}. Ceilings of this run: {ceilings}.\n"
     )
+
+
+def _machine(result: Result) -> str:
+    return result["gpu"] or f"{result['cpu']} ({result['cpu_variant']} kernels)"
 
 
 def conditions(result: Result) -> str:
@@ -80,34 +91,80 @@ def conditions(result: Result) -> str:
     return text if dtype == "float32" else f"{text}, {dtype}"
 
 
-def tables(result: Result) -> str:
-    """One Markdown table per op family, and the rows where a peer is faster."""
+def summary(results: Sequence[Result]) -> str:
+    """Of one machine: families by conditions, the speed-up over the fastest peer of each row."""
+    families = dict.fromkeys(row["family"] for result in results for row in result["rows"])
+    lines = [["family", *(conditions(r) for r in results)], ["---", *["--:"] * len(results)]]
+    for family in families:
+        cells = []
+        for result in results:
+            best = [
+                min(speed_ups(row).values())
+                for row in result["rows"]
+                if row["family"] == family and speed_ups(row)
+            ]
+            cells.append(f"{factor(geometric_mean(best))} ({factor(min(best))})" if best else "-")
+        lines.append([family, *cells])
+    return (
+        f"## {_machine(results[0])}: over the fastest peer\n\n"
+        "The geometric mean over a family's rows of how many times longer the fastest peer of each "
+        "row takes, and in brackets the row with the smallest factor.\n\n" + _table(lines)
+    )
+
+
+def _single_thread(result: Result, others: Iterable[Result]) -> Result | None:
+    """The run with one thread that a run with several is compared with."""
+    if result["threads"] == 1:
+        return None
+    same = (result["device"], result.get("dtype", "float32"))
+    for other in others:
+        if other["threads"] == 1 and (other["device"], other.get("dtype", "float32")) == same:
+            return other
+    return None
+
+
+def _key(row: Row) -> tuple[str, str, str]:
+    return row["family"], row["size"], row["mode"]
+
+
+def tables(result: Result, single: Result | None = None) -> str:
+    """One Markdown table per op family, and the rows where a peer is faster.
+
+    With the results of a `single` thread a column tells how many times faster facekernels became.
+    """
     parts = []
+    alone = (
+        {_key(row): row["timings_us"][OURS]["median"] for row in single["rows"]} if single else {}
+    )
     for family, rows in by_family(result["rows"]):
         peers = list(dict.fromkeys(name for row in rows for name in peer_timings(row)))
-        header = ["case", OURS, "spread", "ceiling", *peers, "error"]
+        scaling = ["over 1 thread"] if alone else []
+        header = ["case", OURS, *scaling, "spread", "ceiling", *peers, "error"]
         lines = [header, ["---", *["--:"] * (len(header) - 1)]]
         for row in rows:
             lines.append(
                 [
                     f"{row['size']}, {row['mode']}",
-                    *_our_cells(row),
+                    *_our_cells(row, alone),
                     *(_peer_cell(row, p) for p in peers),
                     _error_cell(row),
                 ]
             )
-        table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
-        parts.append(f"### {family}\n\n{table}\n")
+        parts.append(f"### {family}\n\n{_table(lines)}")
         missing = {k: v for row in rows for k, v in row["unavailable"].items()}
         parts += [f"Not measured: {name} ({why}).\n" for name, why in missing.items()]
     losses = [
         f"{row['family']} {row['size']}, {row['mode']}: {name} takes {ratio:.2f}x our time"
         for row in result["rows"]
-        for name, ratio in ratios(row).items()
-        if ratio < 1 and name not in FLOORS
+        for name, ratio in speed_ups(row).items()
+        if ratio < 1
     ]
     verdict = "; ".join(losses) if losses else "none"
     return "\n".join([*parts, f"Rows where a peer is faster: {verdict}.\n"])
+
+
+def _table(lines: Iterable[Sequence[str]]) -> str:
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
 
 
 def one_line(row: Row) -> str:
@@ -141,6 +198,11 @@ def ratios(row: Row) -> dict[str, float]:
     return result
 
 
+def speed_ups(row: Row) -> dict[str, float]:
+    """The ratios of real peers: yardsticks that do less than the op are left out."""
+    return {name: ratio for name, ratio in ratios(row).items() if name not in FLOORS}
+
+
 def duration(microseconds: float) -> str:
     """Three significant digits with the fitting unit."""
     value, unit = (microseconds, "us") if microseconds < 1000 else (microseconds / 1000, "ms")
@@ -163,7 +225,7 @@ def plot(result: Result, stem: Path) -> list[Path]:
 
     matplotlib.rcParams["svg.hashsalt"] = "facekernels"  # the same data give the same file
     families = [
-        (family, [(row, _speed_ups(row)) for row in rows if _speed_ups(row)])
+        (family, [(row, speed_ups(row)) for row in rows if speed_ups(row)])
         for family, rows in by_family(result["rows"])
     ]
     families = [(family, rows) for family, rows in families if rows]
@@ -230,10 +292,6 @@ _COLOURS = ("#1f77b4", "#ff7f0e", "#2ca02c", "#9467bd", "#8c564b", "#e377c2", "#
 _MARKERS = ("o", "D", "s", "^", "v", "P")
 
 
-def _speed_ups(row: Row) -> dict[str, float]:
-    return {name: ratio for name, ratio in ratios(row).items() if name not in FLOORS}
-
-
 def _styles(names: Iterable[str]) -> dict[str, dict[str, Any]]:
     """One colour per library, the name's first word, and one marker per form of it."""
     colours = cycle(_COLOURS)
@@ -248,11 +306,14 @@ def _styles(names: Iterable[str]) -> dict[str, dict[str, Any]]:
     return styles
 
 
-def _our_cells(row: Row) -> list[str]:
+def _our_cells(row: Row, alone: Mapping[tuple[str, str, str], float]) -> list[str]:
     timing, share = row["timings_us"][OURS], row["ceiling_share"]
     spread = (timing["q3"] - timing["q1"]) / timing["median"]
+    single = alone.get(_key(row))
+    scaling = [factor(single / timing["median"]) if single else "-"] if alone else []
     return [
         duration(timing["median"]),
+        *scaling,
         f"{100 * spread:.0f} %",
         "" if share is None else f"{share:.2f}",
     ]

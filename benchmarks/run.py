@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import re
@@ -45,12 +46,14 @@ def run(arguments: Namespace) -> int:
         return 0
 
     set_threads(arguments.threads)
+    kept = arguments.allocator == "kept" and device.type == "cpu" and keep_freed_memory()
     timer = arguments.timer or ("cpu" if arguments.threads == 1 else "wall")
     clock = harness.CPU_CLOCK if timer == "cpu" else harness.WALL_CLOCK
     seconds = arguments.seconds or (0.5 if arguments.quick else 2.0)
     result = describe(
         device, arguments.threads, "events" if device.type == "cuda" else timer, arguments.dtype
     )
+    result["freed_memory_kept"] = kept
     output = arguments.output or default_output(result, arguments)
 
     print(f"{result['cpu']}, {result['gpu'] or 'no GPU'}; {len(cases)} cases on {device.type}")
@@ -92,6 +95,17 @@ def set_threads(threads: int) -> None:
     except ImportError:
         return
     cv2.setNumThreads(threads)
+
+
+def keep_freed_memory() -> bool:
+    """Let glibc keep freed memory for the next result, as in a process under jemalloc.
+
+    By default it returns every large result to the system, and the page faults of the next one take
+    several times as long as the kernel that fills it, whoever wrote that kernel.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    never_map, never_trim = (-4, 0), (-1, 2**31 - 1)  # M_MMAP_MAX, M_TRIM_THRESHOLD
+    return bool(mallopt and mallopt(*never_map) and mallopt(*never_trim))
 
 
 def describe(

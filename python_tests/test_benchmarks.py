@@ -3,6 +3,7 @@
 import importlib.util
 import itertools
 import json
+import subprocess
 import sys
 from functools import partial
 from pathlib import Path
@@ -128,8 +129,39 @@ def test_report_holds_the_numbers_and_the_loss(tmp_path: Path, result: dict[str,
     assert row in page
     assert "a peer is faster: mlca_gate G1, forward: compile takes 0.80x our time" in page
     assert "Testium (avx2 kernels), 1 thread" in page
+    assert "| mlca_gate | 0.80x (0.80x) |" in page
     assert "copy 25 GB/s, sgemm 99 GFLOP/s" in page
     assert "(img/benchmarks-testium-cpu-1t.svg)" in page
+
+
+def test_report_compares_threads(tmp_path: Path, result: dict[str, Any]) -> None:
+    machine = tmp_path / "results" / "testium"
+    run.write(result, machine / "cpu-1t.json")
+    result["rows"][0]["timings_us"]["facekernels"] = timing_us(40.0)
+    run.write(result | {"threads": 2}, machine / "cpu-2t.json")
+    report.write_all(tmp_path / "results", tmp_path / "docs")
+    page = (tmp_path / "docs" / "benchmarks.md").read_text()
+    assert "| family | 1 thread | 2 threads |" in page
+    assert "| mlca_gate | 0.80x (0.80x) | 2.00x (2.00x) |" in page
+    assert "| G1, forward | 40.0 us | 2.50x |" in page
+
+
+def test_freed_memory_is_kept() -> None:
+    """A block that was freed and is wanted again brings no page faults."""
+    code = (
+        "import resource, sys, torch\n"
+        "from benchmarks import run\n"
+        "if 'keep' in sys.argv: assert run.keep_freed_memory()\n"
+        "torch.empty(1 << 26, dtype=torch.uint8).zero_()\n"
+        "before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"
+        "torch.empty(1 << 26, dtype=torch.uint8).zero_()\n"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)\n"
+    )
+    faults = [
+        int(subprocess.check_output([sys.executable, "-c", code, *more], cwd=ROOT, text=True))
+        for more in ([], ["keep"])
+    ]
+    assert faults[1] < faults[0] / 10
 
 
 def test_filtered_and_superseded_runs_are_not_published(
@@ -180,6 +212,7 @@ def test_bench_command_measures_a_case(
         harness, "measure_ceilings", lambda *_: {"copy_gb_s": 10.0, "sgemm_gflop_s": 50.0}
     )
     monkeypatch.setattr(run, "set_threads", lambda _: None)
+    monkeypatch.setattr(run, "keep_freed_memory", lambda: True)
     output = tmp_path / "out.json"
     argv = ["bench", "--quick", "--seconds", "0.05", "--device", "cpu", "--output", str(output)]
     assert main(argv) == 0

@@ -71,6 +71,19 @@ def test_everything_above_the_threshold(backend: str) -> None:
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("height", "width"), [(64, 100), (90, 100)])
+def test_every_cell_a_better_peak(
+    backend: str, dtype: torch.dtype, height: int, width: int
+) -> None:
+    """Windows of one cell over rising values: no list of candidates may overflow."""
+    maps = torch.arange(height * width).view(1, 1, height, width).to(dtype)
+    with fk.backend(backend):
+        for topk in (3, 5000):
+            assert_same(maps, kernel=1, topk=topk, threshold=-1.0)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
 def test_plateaus_and_borders(backend: str) -> None:
     maps = torch.zeros(1, 1, 6, 9)
     maps[0, 0, 2, 3:5] = 1.0

@@ -29,8 +29,10 @@ void components_cpu(const ComponentsArgs& args) {
       __builtin_prefetch(parent + args.edge[2 * (e + kAhead) + 1]);
     }
     if (!counts(args, e)) continue;
-    const int32_t a = find(parent, static_cast<int32_t>(args.edge[2 * e]));
-    const int32_t b = find(parent, static_cast<int32_t>(args.edge[2 * e + 1]));
+    const auto u = static_cast<int32_t>(args.edge[2 * e]);
+    const auto v = static_cast<int32_t>(args.edge[2 * e + 1]);
+    if (parent[u] == parent[v]) continue;  // most edges, once the components have formed
+    const int32_t a = find(parent, u), b = find(parent, v);
     parent[std::max(a, b)] = std::min(a, b);
   }
   for (int64_t i = 0; i < args.nodes; ++i) args.roots[i] = parent[i] = parent[parent[i]];

@@ -40,7 +40,7 @@ __device__ __forceinline__ void store_pack(void* base, int64_t offset, const Pac
 // Whether packs of kCount values may start at every multiple of kCount behind `base`, and of
 // `stride`.
 template <class T, int kCount>
-bool packable(const void* base, int64_t stride) {
+__host__ __device__ inline bool packable(const void* base, int64_t stride) {
   return reinterpret_cast<uintptr_t>(base) % (kCount * sizeof(T)) == 0 && stride % kCount == 0;
 }
 

@@ -148,20 +148,46 @@ struct Map {
   }
 };
 
-// f(pixel, key) for every pixel, whole warps at a time: pixel is -1 for lanes without one.
+// f(pixel, keys) for every pixel, whole warps at a time: pixel is -1 for lanes without one.
 template <class A, class F>
-__device__ __forceinline__ void for_each_pixel(const Map<A>& map, const KeyOf<A>* keys, F f) {
+__device__ __forceinline__ void for_each_pixel(const Map<A>& map, F f) {
   const int height = static_cast<int>(map.to_height), width = static_cast<int>(map.to_width);
   const int warp = static_cast<int>(threadIdx.x) / 32, lane = static_cast<int>(threadIdx.x) % 32;
   for (int y = warp; y < height; y += kWarps) {
     const Tap<A> row = map.row(y);
     for (int first = 0; first < width; first += 32) {
       const int x = first + lane;
-      const int pixel = x < width ? y * width + x : -1;
-      KeyOf<A> key = 0;
-      if (pixel >= 0) key = keys ? keys[pixel] : map.key(row, x);
-      f(pixel, key);
+      if (x < width) {
+        f(y * width + x, map.key(row, x));
+      } else {
+        f(-1, KeyOf<A>{0});
+      }
     }
+  }
+}
+
+// The same over values or keys in rows without a gap, four neighbours of a lane per load.
+template <class V, class F>
+__device__ __forceinline__ void for_each_group(const V* values, int pixels, F f) {
+  for (int first = 0; first < pixels; first += kThreads * kGroup) {  // uniform in the block
+    const int at = first + static_cast<int>(threadIdx.x) * kGroup;
+    Pack<V, kGroup> group{};
+    if (at < pixels) group = load_pack<V, kGroup>(values, at);  // the last one is padded
+    FK_UNROLL
+    for (int i = 0; i < kGroup; ++i) f(at + i < pixels ? at + i : -1, group.values[i]);
+  }
+}
+
+// Counts the digits of those keys of a warp that match. Maps cluster on few exponents: one atomic
+// per distinct digit. In most passes few keys match.
+template <class Key>
+__device__ __forceinline__ void count_digits(int* histogram, Key key, int shift, bool matches) {
+  if (!__any_sync(0xffffffffu, matches)) return;
+  const int digit = matches ? static_cast<int>((key >> shift) & 0xff) : kDigits;
+  const unsigned peers = __match_any_sync(0xffffffffu, digit);
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+  if (matches && __ffs(static_cast<int>(peers)) - 1 == lane) {
+    atomicAdd(&histogram[digit], __popc(peers));
   }
 }
 
@@ -186,14 +212,23 @@ __global__ void __launch_bounds__(kThreads, 1) pick_top_n(const TopNArgs args, b
                    m.width,
                    a.height != m.height || a.width != m.width};
   uint8_t* const mask = m.mask + image * pixels;
-  const Key* keys = nullptr;
-  if (cached) {
-    for_each_pixel(map, keys, [&](int p, Key key) {
-      if (p >= 0) shared_keys[p] = key;
-    });
-    keys = shared_keys;
-    __syncthreads();
+  if (args.count == 0) {
+    for (int p = thread; p < pixels; p += kThreads) mask[p] = 0;
+    return;
   }
+  if (cached && pixels + thread < (pixels + kGroup - 1) / kGroup * kGroup) {
+    shared_keys[pixels + thread] = 0;  // completes the last group
+  }
+  const bool grouped = !map.resized && packable<A, kGroup>(map.data, pixels);
+  const auto for_each = [&](auto f) {
+    if (cached) {
+      for_each_group(shared_keys, pixels, f);
+    } else if (grouped) {
+      for_each_group(map.data, pixels, [&](int p, A value) { f(p, key_of(value)); });
+    } else {
+      for_each_pixel(map, f);
+    }
+  };
 
   // The count-th largest key, from its highest digit on; `left` of the keys that share the digits
   // found so far are still to be taken.
@@ -203,15 +238,16 @@ __global__ void __launch_bounds__(kThreads, 1) pick_top_n(const TopNArgs args, b
   for (int shift = kTop; shift >= 0 && left > 0; shift -= 8) {
     for (int i = thread; i < kDigits; i += kThreads) histogram[i] = 0;
     __syncthreads();
-    for_each_pixel(map, keys, [&](int p, Key key) {
-      const bool matches = p >= 0 && (shift == kTop || ((key ^ limit) >> (shift + 8)) == 0);
-      const int digit = matches ? static_cast<int>((key >> shift) & 0xff) : kDigits;
-      // Maps cluster on few exponents: one atomic per distinct digit of a warp.
-      const unsigned peers = __match_any_sync(0xffffffffu, digit);
-      if (matches && __ffs(static_cast<int>(peers)) - 1 == lane) {
-        atomicAdd(&histogram[digit], __popc(peers));
-      }
-    });
+    if (shift == kTop) {
+      for_each_pixel(map, [&](int p, Key key) {
+        count_digits(histogram, key, shift, p >= 0);
+        if (cached && p >= 0) shared_keys[p] = key;
+      });
+    } else {
+      for_each([&](int p, Key key) {
+        count_digits(histogram, key, shift, p >= 0 && ((key ^ limit) >> (shift + 8)) == 0);
+      });
+    }
     __syncthreads();
     if (warp == 0) {  // lane l looks at digits 255 - 8 l and the seven below
       int sum = 0;
@@ -238,10 +274,8 @@ __global__ void __launch_bounds__(kThreads, 1) pick_top_n(const TopNArgs args, b
     __syncthreads();
   }
 
-  // No digit was looked for where nothing is to be taken: no key reaches the limit then.
-  if (args.count == 0) limit = ~Key{0};
   const bool all = left == equal;
-  for_each_pixel(map, keys, [&](int p, Key key) {
+  for_each([&](int p, Key key) {
     if (p >= 0) mask[p] = key > limit || (all && key == limit);
   });
   if (all) return;  // the whole block
@@ -253,7 +287,7 @@ __global__ void __launch_bounds__(kThreads, 1) pick_top_n(const TopNArgs args, b
     bool is_equal = false;
     if (p < pixels) {
       const int width = static_cast<int>(m.width), y = p / width;
-      is_equal = (keys ? keys[p] : map.key(map.row(y), p - y * width)) == limit;
+      is_equal = (cached ? shared_keys[p] : map.key(map.row(y), p - y * width)) == limit;
     }
     const unsigned ballot = __ballot_sync(0xffffffffu, is_equal);
     __syncthreads();  // mask is written, warp_counts may be
@@ -368,10 +402,11 @@ void dispatch_map(DType dtype, F f) {
   f.template operator()<float>();
 }
 
-// Bytes of shared memory for the keys; 0 where they do not fit.
+// Bytes of shared memory for the keys, padded to whole groups; 0 where they do not fit.
 template <class A>
 int64_t key_bytes(const Images& m) {
-  const int64_t bytes = m.pixels() * static_cast<int64_t>(sizeof(A));
+  const int64_t groups = (m.pixels() + kGroup - 1) / kGroup;
+  const int64_t bytes = groups * kGroup * static_cast<int64_t>(sizeof(A));
   return bytes <= kSharedBytes ? bytes : 0;
 }
 

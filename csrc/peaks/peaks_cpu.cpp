@@ -5,6 +5,7 @@
 
 #include "core/parallel.h"
 #include "core/simd.h"
+#include "core/simd_run.h"
 #include "peaks/peaks.h"
 #include "peaks/peaks_math.h"
 
@@ -49,29 +50,87 @@ class BestPeaks {
   std::vector<Peak<A>> peaks_;
 };
 
-// Most cells fail the vector comparison with the rising limit; only the others look around.
+// The rows within `radius` of the one being searched, widened and with a border of -infinity on
+// every side: a window then never leaves the buffer, and a border beats no cell.
+template <class A>
+class RowWindow {
+ public:
+  RowWindow(int64_t width, int64_t radius)
+      : width_(width),
+        radius_(radius),
+        rows_(std::bit_ceil<uint64_t>(2 * radius + 1)),
+        stride_((width + kLanes<A> - 1) / kLanes<A> * kLanes<A> + 2 * radius),
+        cells_(rows_ * stride_, kNever) {}
+
+  // Row y of the map takes the place of a row more than 2 radius above it.
+  template <class T>
+  void load_row(int64_t y, const T* row, int64_t stride) {
+    A* const target = slot(y) + radius_;
+    if (stride == 1) {
+      for_each_vector<A>(width_, [&](int64_t x, auto full, int64_t count) {
+        store_lanes(target + x, load_lanes(row + x, full, count), full, count);
+      });
+    } else {  // channels_last and the like
+      for (int64_t x = 0; x < width_; ++x) target[x] = A(row[x * stride]);
+    }
+  }
+  void clear_row(int64_t y) { std::fill_n(slot(y) + radius_, width_, kNever); }
+  // Column 0 of row y; columns -radius to width + radius exist.
+  const A* row(int64_t y) const { return cells_.data() + offset(y) + radius_; }
+
+ private:
+  static constexpr A kNever = -std::numeric_limits<A>::infinity();
+  int64_t offset(int64_t y) const { return (y & (rows_ - 1)) * stride_; }
+  A* slot(int64_t y) { return cells_.data() + offset(y); }
+
+  int64_t width_, radius_, rows_, stride_;
+  std::vector<A> cells_;
+};
+
+// Of the lanes in `candidates`, those that nothing in the window around them beats. The centre
+// beats itself in no lane: it is not greater, and ties count only in other cells.
+template <class A>
+uint64_t peak_bits(const RowWindow<A>& window, int64_t x, int64_t y, int64_t radius, bool strict,
+                   Vec<A> values, uint64_t candidates) {
+  for (int64_t v = y - radius; v <= y + radius && candidates; ++v) {
+    const A* const row = window.row(v) + x;
+    for (int64_t u = -radius; u <= radius; ++u) {
+      const Vec<A> others = load(row + u);
+      candidates &= ~greater_bits(others, values);
+      if (strict && (u != 0 || v != y)) candidates &= ~equal_bits(others, values);
+    }
+  }
+  return candidates;
+}
+
+// Most cells fail the vector comparison with the rising limit; only where one passes are the
+// windows compared, for all lanes at once.
 template <class T, class A = Accumulate<T>>
-void find_peaks(const MapStack& maps, const T* map, int64_t stride_row, const PeaksArgs& args,
-                BestPeaks<A>& best) {
-  constexpr int kWidth = kLanes<A>;
-  const auto at = [&](int64_t x, int64_t y) { return A(map[y * stride_row + x]); };
+void find_peaks(const MapStack& maps, const T* map, const PeaksArgs& args, RowWindow<A>& window,
+                int64_t radius, BestPeaks<A>& best) {
+  const auto advance_to = [&](int64_t y) {
+    if (y < maps.height) {
+      window.load_row(y, map + y * maps.stride_row, maps.stride_column);
+    } else {
+      window.clear_row(y);
+    }
+  };
+  for (int64_t y = -radius; y < 0; ++y) window.clear_row(y);
+  for (int64_t y = 0; y < radius; ++y) advance_to(y);
   for (int64_t y = 0; y < maps.height; ++y) {
-    const T* const row = map + y * stride_row;
-    const auto visit = [&](Vec<A> values, int64_t x) {
-      uint64_t above = greater_bits(values, splat(best.limit()));
-      for (; above; above &= above - 1) {
-        const int64_t column = x + std::countr_zero(above);
-        const A value = A(row[column]);
-        if (value > best.limit() && is_peak(maps, column, y, args.radius, args.strict, value, at)) {
-          best.add({value, static_cast<int32_t>(y * maps.width + column)});
+    advance_to(y + radius);
+    const A* const row = window.row(y);
+    for (int64_t x = 0; x < maps.width; x += kLanes<A>) {
+      const Vec<A> values = load(row + x);
+      uint64_t peaks = greater_bits(values, splat(best.limit()));
+      if (!peaks) continue;
+      peaks = peak_bits(window, x, y, radius, args.strict, values, peaks);
+      for (; peaks; peaks &= peaks - 1) {
+        const int64_t column = x + std::countr_zero(peaks);
+        if (row[column] > best.limit()) {
+          best.add({row[column], static_cast<int32_t>(y * maps.width + column)});
         }
       }
-    };
-    int64_t x = 0;
-    for (; x + kWidth <= maps.width; x += kWidth) visit(load(row + x), x);
-    if (x < maps.width) {
-      constexpr A kNever = -std::numeric_limits<A>::infinity();
-      visit(load_partial(row + x, maps.width - x, kNever), x);
     }
   }
 }
@@ -100,22 +159,13 @@ void run(const PeaksArgs& args) {
   const MapStack& maps = args.maps;
   parallel_for(maps.count(), 2 * maps.cells(), [&](int64_t begin, int64_t end) {
     BestPeaks<A> best(std::min(args.topk, maps.cells()), static_cast<A>(args.threshold));
-    std::vector<T> dense;
+    // A window that covers the whole map from every cell need not be larger.
+    const int64_t radius = std::min(args.radius, std::max(maps.width, maps.height));
+    RowWindow<A> window(maps.width, radius);
     for (int64_t i = begin; i < end; ++i) {
       best.clear();
-      const T* map = static_cast<const T*>(args.heatmaps) + maps.offset(i);
-      int64_t stride_row = maps.stride_row;
-      if (maps.stride_column != 1 && maps.width > 1) {  // channels_last and the like
-        dense.resize(maps.cells());
-        for (int64_t y = 0; y < maps.height; ++y) {
-          for (int64_t x = 0; x < maps.width; ++x) {
-            dense[y * maps.width + x] = map[y * maps.stride_row + x * maps.stride_column];
-          }
-        }
-        map = dense.data();
-        stride_row = maps.width;
-      }
-      if (args.topk > 0) find_peaks(maps, map, stride_row, args, best);
+      const T* const map = static_cast<const T*>(args.heatmaps) + maps.offset(i);
+      if (args.topk > 0) find_peaks(maps, map, args, window, radius, best);
       write<T>(args, i, best.sorted());
     }
   });

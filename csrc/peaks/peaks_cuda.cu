@@ -11,11 +11,21 @@
 namespace facekernels::peaks {
 namespace {
 
-constexpr int kThreads = 512;
-constexpr int kTile = 2048;  // cells between two looks at the number of candidates
-constexpr int kCells = kTile / kThreads;
-constexpr int kRound = 1024;
-constexpr int kCapacity = kRound + kTile;
+// Few large maps need many threads each; of many small ones several blocks share a multiprocessor,
+// and each waits for itself only.
+template <class A, int kBlock>
+struct Size {
+  static constexpr int kThreads = kBlock;
+  static constexpr int kCells = 16 / static_cast<int>(sizeof(A));
+  static constexpr int kTile = kBlock * kCells;  // cells between two looks at the candidates
+  static constexpr int kRound = kTile;
+  static constexpr int kCapacity = 2 * kTile;  // a power of two, as the sort needs
+};
+template <class A>
+using Small = Size<A, 128>;
+template <class A>
+using Large = Size<A, 512>;
+constexpr int64_t kSmallMap = 8192;  // cells
 
 template <class A>
 struct Candidates {
@@ -24,7 +34,7 @@ struct Candidates {
 };
 
 // Bitonic sort of the first `count` candidates, best first; `count` is the same in every thread.
-template <class A>
+template <int kThreads, class A>
 __device__ __forceinline__ void sort(Candidates<A> c, int count) {
   int size = 2;
   while (size < count) size *= 2;
@@ -54,9 +64,62 @@ __device__ __forceinline__ void sort(Candidates<A> c, int count) {
   }
 }
 
-template <class T>
-__global__ void __launch_bounds__(kThreads, 1) find_peaks(const PeaksArgs args) {
+// Whether `other` keeps a cell of `value` from being a peak. Comparisons with NaN are false.
+template <class A>
+__device__ __forceinline__ bool beats(A other, A value, bool tie_counts) {
+  return other > value || (tie_counts && other == value);
+}
+
+// Whether nothing in the window around (x, y) beats `value`; at(u, v) reads a cell. Positions
+// outside the map or the window are moved onto the nearest cell of it: met twice, it changes
+// nothing, and without a branch the loads of a group are under way at once.
+template <class A, class At>
+__device__ __forceinline__ bool is_peak(const PeaksArgs& args, int x, int y, int radius, A value,
+                                        At at) {
+  constexpr int kGroup = 4;
+  const int x0 = max(x - radius, 0), y0 = max(y - radius, 0);
+  const int x1 = static_cast<int>(min(x + int64_t{radius}, args.maps.width - 1));
+  const int y1 = static_cast<int>(min(y + int64_t{radius}, args.maps.height - 1));
+  for (int v = y0; v <= y1; ++v) {
+    for (int first = x0; first <= x1; first += kGroup) {
+      A others[kGroup];
+      FK_UNROLL
+      for (int i = 0; i < kGroup; ++i) others[i] = at(min(first + i, x1), v);
+      bool beaten = false;
+      FK_UNROLL
+      for (int i = 0; i < kGroup; ++i) {
+        const bool elsewhere = min(first + i, x1) != x || v != y;
+        beaten |= beats(others[i], value, args.strict && elsewhere);
+      }
+      if (beaten) return false;
+    }
+  }
+  return true;
+}
+
+// The same with radius 1: the whole window is one group.
+template <class A, class At>
+__device__ __forceinline__ bool is_peak_of_nine(const PeaksArgs& args, int x, int y, A value,
+                                                At at) {
+  const int u[3]{max(x - 1, 0), x, min(x + 1, static_cast<int>(args.maps.width) - 1)};
+  const int v[3]{max(y - 1, 0), y, min(y + 1, static_cast<int>(args.maps.height) - 1)};
+  A others[9];
+  FK_UNROLL
+  for (int i = 0; i < 9; ++i) others[i] = at(u[i % 3], v[i / 3]);
+  bool beaten = false;
+  FK_UNROLL
+  for (int i = 0; i < 9; ++i) {
+    const bool elsewhere = u[i % 3] != x || v[i / 3] != y;
+    beaten |= beats(others[i], value, args.strict && elsewhere);
+  }
+  return !beaten;
+}
+
+template <class T, class Size>
+__global__ void __launch_bounds__(Size::kThreads, 1) find_peaks(const PeaksArgs args) {
   using A = Accumulate<T>;
+  constexpr int kThreads = Size::kThreads, kCells = Size::kCells, kTile = Size::kTile;
+  constexpr int kRound = Size::kRound, kCapacity = Size::kCapacity;
   FK_SHARED(A, scores, [kCapacity]);
   FK_SHARED(int, candidates, [kCapacity]);
   FK_SHARED(int, appended, );
@@ -66,6 +129,8 @@ __global__ void __launch_bounds__(kThreads, 1) find_peaks(const PeaksArgs args) 
   const int cells = static_cast<int>(maps.cells()), width = static_cast<int>(maps.width);
   const int thread = static_cast<int>(threadIdx.x);
   const A threshold = static_cast<A>(args.threshold);
+  // A window that covers the whole map from every cell need not be larger.
+  const int radius = static_cast<int>(min(args.radius, max(maps.width, maps.height)));
   const Candidates<A> all{scores, candidates};
   const auto at = [&](int64_t x, int64_t y) {
     return static_cast<A>(widen(h[y * maps.stride_row + x * maps.stride_column]));
@@ -97,7 +162,8 @@ __global__ void __launch_bounds__(kThreads, 1) find_peaks(const PeaksArgs args) 
         const int64_t cell = tile + i * kThreads + thread;
         const Peak<A> peak{values[i], static_cast<int>(cell)};
         if (cell < cells && values[i] > limit && before(last, peak) &&
-            is_peak(maps, xs[i], ys[i], args.radius, args.strict, values[i], at)) {
+            (radius == 1 ? is_peak_of_nine(args, xs[i], ys[i], values[i], at)
+                         : is_peak(args, xs[i], ys[i], radius, values[i], at))) {
           const int slot = atomicAdd(&appended, 1);
           scores[slot] = values[i];
           candidates[slot] = peak.cell;
@@ -106,7 +172,7 @@ __global__ void __launch_bounds__(kThreads, 1) find_peaks(const PeaksArgs args) 
       __syncthreads();
       const int count = appended;
       if (count > kRound) {  // the next tile might not fit
-        sort(all, count);
+        sort<kThreads>(all, count);
         limit = scores[wanted - 1];
         __syncthreads();
         if (thread == 0) appended = wanted;
@@ -114,7 +180,7 @@ __global__ void __launch_bounds__(kThreads, 1) find_peaks(const PeaksArgs args) 
       __syncthreads();
     }
     const int count = appended;
-    sort(all, count);
+    sort<kThreads>(all, count);
     const int found = count < wanted ? count : wanted;
     const int64_t first = map * args.topk + written;
     for (int i = thread; i < found; i += kThreads) {
@@ -144,8 +210,15 @@ __global__ void __launch_bounds__(kThreads, 1) find_peaks(const PeaksArgs args) 
 
 void peaks_cuda(const PeaksArgs& args, Stream stream) {
   dispatch_floating<__half, __nv_bfloat16>(args.dtype, [&]<class T>() {
-    launch("peaks::find_peaks", blocks_for(args.maps.count(), 1), kThreads, 0, stream,
-           find_peaks<T>, args);
+    const auto run = [&]<class Size>(Size) {
+      launch("peaks::find_peaks", blocks_for(args.maps.count(), 1), Size::kThreads, 0, stream,
+             find_peaks<T, Size>, args);
+    };
+    if (args.maps.cells() <= kSmallMap) {
+      run(Small<Accumulate<T>>{});
+    } else {
+      run(Large<Accumulate<T>>{});
+    }
   });
 }
 

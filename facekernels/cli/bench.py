@@ -39,6 +39,13 @@ def parser() -> argparse.ArgumentParser:
         help="process CPU time or wall clock; default: cpu with 1 thread, else wall",
     )
     p.add_argument(
+        "--allocator",
+        choices=("kept", "default"),
+        default="kept",
+        help="on the CPU: keep freed memory in the process, or return it as glibc does by default, "
+        "and see the page faults of large results in every row",
+    )
+    p.add_argument(
         "--seconds",
         type=float,
         default=None,

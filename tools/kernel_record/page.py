@@ -18,10 +18,10 @@ REASONS = {
     "connected_components": "every edge reads the parents of two nodes, a sector each, through the "
     "L2; the floor counts the list of edges alone. PyTorch's numbering of the components adds five "
     "kernels",
-    "erase_top_n": "the radix select goes over the map five times in shared memory, one block per "
-    "image, and is bound by its instructions; the erasing itself is at the floor",
-    "heatmap_peaks": "one block per map, whose threads test their candidates' windows one cell "
-    "after another: bound by waiting, not by data. More blocks per map would need a merge",
+    "erase_top_n": "the radix select goes over the keys five times, one block per image, and is "
+    "bound by its instructions; the erasing itself is at the floor",
+    "heatmap_peaks": "one block per map, so that no lists need merging: large maps wait for their "
+    "loads, of small ones every cell costs its coordinates and comparisons",
     "mlca_gate: G11 B32 C512 7x7, forward+backward": "29 kernels of PyTorch for the gradient of "
     "the gate's small products take as long as our three",
     "mlca_gate: G11 B32 C512 7x7, forward": "a row is 49 values: the sums over lanes and the "
