@@ -29,10 +29,19 @@ def _gradcam(grad: Tensor, features: Tensor) -> Tensor:
 def _gradcam_bmm(grad: Tensor, features: Tensor) -> Tensor:
     """The product as a matrix product, without an intermediate of the features' size."""
     weights = grad.mean((2, 3)).unsqueeze(1)
+    if not features.is_contiguous():  # channels_last: channels are the rows' inner dimension
+        pixels = features.permute(0, 2, 3, 1).flatten(1, 2)
+        return torch.relu(torch.bmm(pixels, weights.mT)).mT.unflatten(2, features.shape[2:])
     return torch.relu(torch.bmm(weights, features.flatten(2))).unflatten(2, features.shape[2:])
 
 
-def _setup(reduce: str, shape: tuple[int, ...], backward: bool, device: torch.device) -> Workload:
+def _setup(
+    reduce: str,
+    shape: tuple[int, ...],
+    backward: bool,
+    layout: torch.memory_format,
+    device: torch.device,
+) -> Workload:
     functions: dict[str, Callable[..., Tensor]]
     count = 2 if reduce == "gradcam" else 1
     if count == 1:
@@ -57,7 +66,8 @@ def _setup(reduce: str, shape: tuple[int, ...], backward: bool, device: torch.de
 
     def make_inputs() -> tuple[Tensor, ...]:
         inputs = tuple(
-            torch.randn(shape, device=device, requires_grad=backward) for _ in range(count)
+            torch.randn(shape, device=device).to(memory_format=layout).requires_grad_(backward)
+            for _ in range(count)
         )
         return (
             (*inputs, torch.randn(batch, 1, height, width, device=device)) if backward else inputs
@@ -67,26 +77,29 @@ def _setup(reduce: str, shape: tuple[int, ...], backward: bool, device: torch.de
     return Workload(make_inputs, functions, size, 0, oracle)
 
 
+_NCHW, _NHWC = torch.contiguous_format, torch.channels_last
+
 _CASES = (
-    ("gradcam", (8, 64, 14, 14), False, True),
-    ("gradcam", (256, 512, 7, 7), False, False),
-    ("gradcam", (64, 128, 56, 56), False, False),
-    ("gradcam", (64, 128, 14, 14), True, False),
-    ("absmax", (4, 3, 112, 112), False, True),
-    ("absmax", (32, 3, 112, 112), False, False),
-    ("absmax", (64, 3, 224, 224), False, False),
-    ("absmax", (32, 3, 112, 112), True, False),
+    ("gradcam", (8, 64, 14, 14), False, _NCHW, True),
+    ("gradcam", (256, 512, 7, 7), False, _NCHW, False),
+    ("gradcam", (64, 128, 56, 56), False, _NCHW, False),
+    ("gradcam", (64, 128, 56, 56), False, _NHWC, False),
+    ("gradcam", (64, 128, 14, 14), True, _NCHW, False),
+    ("absmax", (4, 3, 112, 112), False, _NCHW, True),
+    ("absmax", (32, 3, 112, 112), False, _NCHW, False),
+    ("absmax", (64, 3, 224, 224), False, _NCHW, False),
+    ("absmax", (32, 3, 112, 112), True, _NCHW, False),
 )
 
 CASES = [
     Case(
         "gradient_attention_map",
-        f"{reduce} {'x'.join(map(str, shape))}",
+        f"{reduce} {'x'.join(map(str, shape))}{' channels_last' if layout is _NHWC else ''}",
         "forward+backward" if backward else "forward",
-        partial(_setup, reduce, shape, backward),
+        partial(_setup, reduce, shape, backward, layout),
         quick,
     )
-    for reduce, shape, backward, quick in _CASES
+    for reduce, shape, backward, layout, quick in _CASES
 ]
 
 

@@ -39,15 +39,22 @@ def _peers(method: str) -> tuple[dict[str, Implementation], dict[str, str]]:
         return found, {"NumPy + OpenCV": str(error)}
 
 
-def heatmaps(shape: tuple[int, ...], device: torch.device) -> Tensor:
+def heatmaps(
+    shape: tuple[int, ...],
+    device: torch.device,
+    layout: torch.memory_format = torch.contiguous_format,
+) -> Tensor:
     """What a pose network returns: a Gaussian of sigma 2 anywhere in each map, and noise."""
     b, k, height, width = shape
     x, y = torch.rand(b, k, 1, 1) * (width - 1), torch.rand(b, k, 1, 1) * (height - 1)
     squared = (torch.arange(width) - x) ** 2 + (torch.arange(height).unsqueeze(1) - y) ** 2
-    return (torch.exp(squared / -8) + 0.02 * torch.rand(shape)).to(device)
+    maps = torch.exp(squared / -8) + 0.02 * torch.rand(shape)
+    return maps.to(device, memory_format=layout)
 
 
-def _setup(shape: tuple[int, ...], method: str, device: torch.device) -> Workload:
+def _setup(
+    shape: tuple[int, ...], method: str, layout: torch.memory_format, device: torch.device
+) -> Workload:
     others, missing = _peers(method)
 
     # The peers let UDP leave the map at its border.
@@ -58,7 +65,7 @@ def _setup(shape: tuple[int, ...], method: str, device: torch.device) -> Workloa
         return reference.decode_heatmaps(h, method, clamp=False)[:2]
 
     return Workload(
-        make_inputs=lambda: (heatmaps(shape, device),),
+        make_inputs=lambda: (heatmaps(shape, device, layout),),
         implementations={OURS: decode} | others,
         bytes=4 * shape[0] * shape[1] * shape[2] * shape[3],
         reference=oracle,
@@ -67,15 +74,24 @@ def _setup(shape: tuple[int, ...], method: str, device: torch.device) -> Workloa
     )
 
 
-def _case(shape: tuple[int, ...], method: str, quick: bool) -> Case:
-    size = "x".join(map(str, shape))
-    return Case("decode_heatmaps", size, method, partial(_setup, shape, method), quick)
+def _case(
+    shape: tuple[int, ...],
+    method: str,
+    quick: bool = False,
+    layout: torch.memory_format = torch.contiguous_format,
+) -> Case:
+    size = "x".join(map(str, shape)) + (" channels_last" if layout is torch.channels_last else "")
+    return Case("decode_heatmaps", size, method, partial(_setup, shape, method, layout), quick)
 
 
 CASES = [
-    _case(shape, method, quick=shape[0] == 32 and method in ("shift", "dark"))
-    for shape in ((32, 17, 64, 48), (4, 133, 96, 72))
-    for method in ("argmax", "shift", "dark", "udp")
+    _case((1, 17, 64, 48), "shift"),
+    *(
+        _case(shape, method, quick=shape[0] == 32 and method in ("shift", "dark"))
+        for shape in ((32, 17, 64, 48), (4, 133, 96, 72))
+        for method in ("argmax", "shift", "dark", "udp")
+    ),
+    _case((32, 17, 64, 48), "udp", layout=torch.channels_last),
 ]
 
 

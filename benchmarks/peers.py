@@ -245,7 +245,7 @@ def opencv_full_map(method: str) -> Callable[[Tensor], tuple[Array, Array]]:
     import cv2
 
     def decode(heatmaps: Tensor) -> tuple[Array, Array]:
-        h = heatmaps.numpy(force=True)
+        h = np.ascontiguousarray(heatmaps.numpy(force=True))  # cv2 takes no strided columns
         xy, score = numpy_argmax(heatmaps)
         logs = np.empty_like(h)
         for b, k in np.ndindex(*h.shape[:2]):

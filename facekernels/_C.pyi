@@ -115,7 +115,13 @@ def gradient_attention_backward(
     /,
 ) -> None: ...
 def gradient_attention_forward(
-    grad: Tensor, features: Tensor | None, reduce: int, map: Tensor, weights: Tensor | None, /
+    grad: Tensor,
+    features: Tensor | None,
+    reduce: int,
+    channels_last: bool,
+    map: Tensor,
+    weights: Tensor | None,
+    /,
 ) -> None: ...
 def heatmap_peaks(
     heatmaps: Tensor,

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import facekernels as fk
+from facekernels import ops, reference
 from facekernels.nn import gradient_attention
 from facekernels.ops import gradient_attention_map
 
@@ -240,3 +241,23 @@ def test_the_reference_agrees_for_a_model() -> None:
     with fk.backend("reference"):
         want = gradient_attention(model, IMAGES, normalize="minmax", size=16)
     assert torch.allclose(gradient_attention(model, IMAGES, normalize="minmax", size=16), want)
+
+
+@pytest.mark.parametrize("backend", [b for b in fk.backends() if b != "reference"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("shape", [(2, 3, 4, 5), (3, 130, 7, 7), (1, 301, 1, 9), (2, 33, 14, 14)])
+def test_grad_cam_of_channels_last(
+    backend: str, dtype: torch.dtype, shape: tuple[int, ...]
+) -> None:
+    generator = torch.Generator().manual_seed(0)
+    grad, features = (
+        torch.randn(shape, generator=generator).to(dtype).to(memory_format=torch.channels_last)
+        for _ in range(2)
+    )
+    want = reference.gradient_attention_map(grad.double(), features.double(), reduce="gradcam")
+    tolerance = {"rtol": 1e-2, "atol": 1e-2} if dtype is torch.bfloat16 else {}
+    with fk.backend(backend):
+        got = ops.gradient_attention_map(grad, features, reduce="gradcam")
+        mixed = ops.gradient_attention_map(grad.contiguous(), features, reduce="gradcam")
+    torch.testing.assert_close(got, want.to(dtype), **tolerance)
+    torch.testing.assert_close(mixed, want.to(dtype), **tolerance)

@@ -22,10 +22,11 @@ namespace facekernels::gradient_attention {
 
 enum class Reduce : int { kAbsMax, kAbsSum, kL2, kGradCam };
 
-// An image is dense [C, P]; images may be apart.
+// An image is dense [C, P], or [P, C] with channels_last; images may be apart.
 struct Shape {
   int64_t batch, channels, positions;
   int64_t grad_stride, feature_stride;
+  bool channels_last;  // the forward of gradcam only
 
   FK_HOST_DEVICE int64_t size() const { return channels * positions; }
 };

@@ -14,10 +14,11 @@ namespace {
 using namespace gradient_attention;
 using OptionalView = std::optional<TensorView>;
 
-// Distance between images [C, H, W] that are dense themselves.
-int64_t image_stride(const char* name, const TensorView& t) {
+// Distance between images [C, H, W] that are dense themselves, with channels_last as [H, W, C].
+int64_t image_stride(const char* name, const TensorView& t, bool channels_last) {
+  const int order[3]{channels_last ? 1 : 3, channels_last ? 3 : 2, channels_last ? 2 : 1};
   int64_t expected = 1;
-  for (int dim = 3; dim > 0; --dim) {
+  for (const int dim : order) {
     check_lazy(t.size(dim) == 1 || t.stride(dim) == expected, [&] {
       return std::string(name) + " must be contiguous in its last three dimensions";
     });
@@ -34,27 +35,32 @@ Reduce reduce_of(int64_t reduce, const OptionalView& features) {
   return static_cast<Reduce>(reduce);
 }
 
-Shape shape_of(const TensorView& grad, const OptionalView& features) {
+Shape shape_of(const TensorView& grad, const OptionalView& features, bool channels_last = false) {
   check_lazy(grad.ndim == 4, [&] {
     return "grad must be [B, C, H, W], got shape " + shape_string(grad.shape, grad.ndim);
   });
-  Shape shape{grad.size(0), grad.size(1), grad.size(2) * grad.size(3), image_stride("grad", grad),
-              0};
+  Shape shape{grad.size(0),
+              grad.size(1),
+              grad.size(2) * grad.size(3),
+              image_stride("grad", grad, channels_last),
+              0,
+              channels_last};
   check(shape.positions > 0 || shape.batch == 0, "grad must have maps of at least 1 x 1");
   if (features) {
     check_dtype("features", *features, grad.dtype);
     check_device("features", *features, grad.device);
     check_shape("features", *features, {grad.size(0), grad.size(1), grad.size(2), grad.size(3)});
-    shape.feature_stride = image_stride("features", *features);
+    shape.feature_stride = image_stride("features", *features, channels_last);
   }
   return shape;
 }
 
 void gradient_attention_forward(const TensorView& grad, const OptionalView& features,
-                                int64_t reduce, const TensorView& map,
+                                int64_t reduce, bool channels_last, const TensorView& map,
                                 const OptionalView& weights) {
   const Reduce kind = reduce_of(reduce, features);
-  const Shape shape = shape_of(grad, features);
+  check(kind == Reduce::kGradCam || !channels_last, "channels_last is for gradcam only");
+  const Shape shape = shape_of(grad, features, channels_last);
   const DType acc = accumulate_dtype(grad.dtype);
   check_dense("map", map, acc, grad.device, {grad.size(0), 1, grad.size(2), grad.size(3)});
   check(weights.has_value() == features.has_value(), "weights must be given for gradcam");

@@ -118,6 +118,59 @@ void gradcam(const ForwardArgs& args) {
   });
 }
 
+// The sums of a block of channels over all positions stay in registers.
+template <class T, int kVectors, class A = Accumulate<T>>
+void mean_of_columns(const T* rows, const Shape& shape, A* mean) {
+  Vec<A> sums[kVectors] = {};
+  for (int64_t p = 0; p < shape.positions; ++p) {
+    const T* const row = rows + p * shape.channels;
+#pragma GCC unroll 8
+    for (int v = 0; v < kVectors; ++v) sums[v] += load(row + v * kLanes<A>);
+  }
+  for (int v = 0; v < kVectors; ++v) {
+    store(mean + v * kLanes<A>, sums[v] / static_cast<A>(shape.positions));
+  }
+}
+
+template <class T>
+void gradcam_channels_last(const ForwardArgs& args) {
+  using A = Accumulate<T>;
+  constexpr int kVectors = 8;
+  constexpr int64_t kColumns = kVectors * kLanes<A>;
+  const Shape& shape = args.shape;
+  A* const all_weights = static_cast<A*>(args.weights);
+  parallel_for(shape.batch, shape.size(), [&](int64_t begin, int64_t end) {
+    for (int64_t b = begin; b < end; ++b) {
+      const T* const grad = static_cast<const T*>(args.grad) + b * shape.grad_stride;
+      A* const weights = all_weights + b * shape.channels;
+      int64_t c = 0;
+      for (; c + kColumns <= shape.channels; c += kColumns) {
+        mean_of_columns<T, kVectors>(grad + c, shape, weights + c);
+      }
+      for_each_vector<A>(shape.channels - c, [&](int64_t j, auto full, int64_t lanes) {
+        Vec<A> sum{};
+        for (int64_t p = 0; p < shape.positions; ++p) {
+          sum += load_lanes(grad + p * shape.channels + c + j, full, lanes);
+        }
+        store_lanes(weights + c + j, sum / static_cast<A>(shape.positions), full, lanes);
+      });
+    }
+  });
+  parallel_for(shape.batch * shape.positions, shape.channels, [&](int64_t begin, int64_t end) {
+    for (int64_t item = begin; item < end; ++item) {
+      const int64_t b = item / shape.positions, p = item % shape.positions;
+      const T* const features =
+          static_cast<const T*>(args.features) + b * shape.feature_stride + p * shape.channels;
+      const A* const weights = all_weights + b * shape.channels;
+      Vec<A> dot{};
+      for_each_vector<A>(shape.channels, [&](int64_t c, auto full, int64_t lanes) {
+        dot += load_lanes(weights + c, full, lanes) * load_lanes(features + c, full, lanes);
+      });
+      static_cast<A*>(args.map)[item] = relu(reduce(dot, add));
+    }
+  });
+}
+
 // ---- backward
 
 template <class T, Reduce kReduce>
@@ -198,7 +251,8 @@ void forward_cpu(const ForwardArgs& args) {
       case Reduce::kAbsMax: return forward_of<T, Reduce::kAbsMax>(args);
       case Reduce::kAbsSum: return forward_of<T, Reduce::kAbsSum>(args);
       case Reduce::kL2: return forward_of<T, Reduce::kL2>(args);
-      case Reduce::kGradCam: return gradcam<T>(args);
+      case Reduce::kGradCam:
+        return args.shape.channels_last ? gradcam_channels_last<T>(args) : gradcam<T>(args);
     }
   });
 }

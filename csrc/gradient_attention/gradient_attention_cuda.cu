@@ -98,6 +98,56 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
+// channels_last: a lane per channel and kGroups groups of positions for the weights, a warp per
+// position for the map.
+template <class T>
+__global__ void __launch_bounds__(kThreads)
+    column_weights(const ForwardArgs args, const int64_t tiles_per_image) {
+  using A = Accumulate<T>;
+  FK_SHARED(A, parts, [kGroups][32]);
+  const Shape& shape = args.shape;
+  const int lane = threadIdx.x % 32, group = threadIdx.x / 32;
+  const int64_t b = blockIdx.x / tiles_per_image;
+  const int64_t c = blockIdx.x % tiles_per_image * 32 + lane;
+  const bool inside = c < shape.channels;
+  const T* const grad = static_cast<const T*>(args.grad) + b * shape.grad_stride + (inside ? c : 0);
+  A sum = A(0);
+#pragma unroll 4
+  for (int64_t p = group; p < shape.positions; p += kGroups) {
+    sum += widen(grad[p * shape.channels]);
+  }
+  parts[group][lane] = sum;
+  __syncthreads();
+  if (group == 0) {
+    A total = A(0);
+    FK_UNROLL
+    for (int i = 0; i < kGroups; ++i) total += parts[i][lane];
+    if (inside) {
+      static_cast<A*>(args.weights)[b * shape.channels + c] =
+          total / static_cast<A>(shape.positions);
+    }
+  }
+}
+
+template <class T>
+__global__ void __launch_bounds__(kThreads) gradcam_of_rows(const ForwardArgs args) {
+  using A = Accumulate<T>;
+  const Shape& shape = args.shape;
+  const int lane = threadIdx.x % 32;
+  const int64_t wanted = static_cast<int64_t>(blockIdx.x) * kWarps + threadIdx.x / 32;
+  const int64_t count = shape.batch * shape.positions;
+  const int64_t item = wanted < count ? wanted : count - 1;
+  const int64_t b = item / shape.positions, p = item - b * shape.positions;
+  const T* const features =
+      static_cast<const T*>(args.features) + b * shape.feature_stride + p * shape.channels;
+  const A* const weights = static_cast<const A*>(args.weights) + b * shape.channels;
+  A sum = A(0);
+#pragma unroll 4
+  for (int64_t c = lane; c < shape.channels; c += 32) sum += weights[c] * widen(features[c]);
+  sum = sum_of_lanes(sum);
+  if (lane == 0 && wanted < count) static_cast<A*>(args.map)[item] = relu(sum);
+}
+
 template <class T, Reduce kReduce>
 __global__ void __launch_bounds__(kThreads) backward(const BackwardArgs args) {
   using A = Accumulate<T>;
@@ -193,6 +243,15 @@ void forward_cuda(const ForwardArgs& args, Stream stream) {
       case Reduce::kAbsSum: return launch_forward<T, Reduce::kAbsSum>(args, stream);
       case Reduce::kL2: return launch_forward<T, Reduce::kL2>(args, stream);
       case Reduce::kGradCam: break;
+    }
+    if (shape.channels_last) {
+      const int64_t tiles = (shape.channels + 31) / 32;
+      launch("gradient_attention::column_weights", blocks_for(shape.batch * tiles, 1), kThreads, 0,
+             stream, column_weights<T>, args, tiles);
+      launch("gradient_attention::gradcam_of_rows",
+             blocks_for(shape.batch * shape.positions * 32, kThreads), kThreads, 0, stream,
+             gradcam_of_rows<T>, args);
+      return;
     }
     const bool is_short = shape.positions <= 64;
     launch("gradient_attention::channel_weights",

@@ -12,8 +12,8 @@ from facekernels._op import Op, launch, use_reference
 from facekernels.reference import gradient_attention as reference
 
 _FORWARD = Op(
-    "gradient_attention_forward(Tensor grad, Tensor? features, int reduce, Tensor(a!) map, "
-    "Tensor(b!)? weights) -> ()"
+    "gradient_attention_forward(Tensor grad, Tensor? features, int reduce, bool channels_last, "
+    "Tensor(a!) map, Tensor(b!)? weights) -> ()"
 )
 _BACKWARD = Op(
     "gradient_attention_backward(Tensor grad, Tensor? features, int reduce, Tensor map, "
@@ -48,8 +48,9 @@ def gradient_attention_map(
 
     Args:
         grad: ``[B, C, H, W]`` gradients of a scalar per sample, float32, float64, float16 or
-            bfloat16. B = 0 gives an empty result; C, H and W must be at least 1. A layout other
-            than NCHW is copied once.
+            bfloat16. B = 0 gives an empty result; C, H and W must be at least 1. Read as they are
+            are NCHW and, by ``"gradcam"`` without a gradient and with features in the same layout,
+            channels_last; other layouts are copied once.
         features: ``[B, C, H, W]`` activations of the layer, same dtype; for ``"gradcam"`` only.
         reduce: how channels become one map.
         normalize: ``"none"``; ``"max"``, ``"sum"``, ``"l2"``: divided by that of each map;
@@ -101,9 +102,7 @@ def gradient_attention_map(
     if needs_grad and torch.is_grad_enabled():
         attention: Tensor = _Attention.apply(grad, features, reduce)
     else:
-        attention = _forward(_dense(grad), None if features is None else _dense(features), reduce)[
-            0
-        ]
+        attention = _map(grad, features, reduce)
     # The map is C times smaller than the gradient: what follows is cheap in PyTorch.
     return reference.resized(reference.normalized(attention, normalize), height_width).to(
         grad.dtype
@@ -135,12 +134,31 @@ def _dense(t: Tensor) -> Tensor:
     return t if dense else t.contiguous()
 
 
-def _forward(grad: Tensor, features: Tensor | None, reduce: str) -> tuple[Tensor, Tensor | None]:
+def _is_channels_last(t: Tensor) -> bool:
+    """Whether each image is one run of memory with the channels inside."""
+    _, channels, height, width = t.shape
+    expected = (1, width * channels, channels)
+    return not t.is_neg() and all(
+        n == 1 or s == e
+        for n, s, e in zip((channels, height, width), t.stride()[1:], expected, strict=True)
+    )
+
+
+def _map(grad: Tensor, features: Tensor | None, reduce: str) -> Tensor:
+    if features is not None and _is_channels_last(grad) and _is_channels_last(features):
+        return _forward(grad, features, reduce, channels_last=True)[0]
+    return _forward(_dense(grad), None if features is None else _dense(features), reduce)[0]
+
+
+def _forward(
+    grad: Tensor, features: Tensor | None, reduce: str, channels_last: bool = False
+) -> tuple[Tensor, Tensor | None]:
     batch, channels, height, width = grad.shape
     wide = torch.float64 if grad.dtype is torch.float64 else torch.float32
     attention = grad.new_empty((batch, 1, height, width), dtype=wide)
     weights = None if features is None else grad.new_empty((batch, channels), dtype=wide)
-    launch(_FORWARD, grad, features, REDUCTIONS.index(reduce), attention, weights)
+    code = REDUCTIONS.index(reduce)
+    launch(_FORWARD, grad, features, code, channels_last, attention, weights)
     return attention, weights
 
 
