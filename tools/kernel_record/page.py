@@ -18,6 +18,9 @@ REASONS = {
     "connected_components": "every edge reads the parents of two nodes, a sector each, through the "
     "L2; the floor counts the list of edges alone. PyTorch's numbering of the components adds five "
     "kernels",
+    "decode_heatmaps: 32x17x64x48 channels_last": "neighbouring cells of a map lie 17 values "
+    "apart, and every one costs a sector of 32 bytes through the L2; a block per map shares none "
+    "of them with the other maps",
     "erase_top_n": "the radix select goes over the keys five times, one block per image, and is "
     "bound by its instructions; the erasing itself is at the floor",
     "heatmap_peaks": "one block per map, so that no lists need merging: large maps wait for their "
