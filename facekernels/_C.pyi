@@ -181,6 +181,28 @@ def mlca_forward(
     max: Tensor,
     relu_mean: Tensor,
     argmax: Tensor,
+    pre: Tensor,
+    /,
+) -> None: ...
+def mlca_gate_backward(
+    d_out: Tensor,
+    d_scale: Tensor,
+    w1: Tensor,
+    w2: Tensor,
+    scale: Tensor,
+    mean: Tensor,
+    max: Tensor,
+    relu_mean: Tensor,
+    pre: Tensor,
+    dz: Tensor,
+    d_pre: Tensor,
+    d_mean: Tensor,
+    d_max: Tensor,
+    d_relu_mean: Tensor,
+    dw1: Tensor,
+    db1: Tensor,
+    dw2: Tensor,
+    db2: Tensor,
     /,
 ) -> None: ...
 def mlca_pools(x: Tensor, mean: Tensor, max: Tensor, argmax: Tensor, /) -> None: ...

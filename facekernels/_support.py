@@ -41,8 +41,8 @@ def _graph_op(*kernels: str) -> Support:
 
 
 OPS: dict[str, Support] = {
-    "mlca_gate": Support(("mlca_forward", "mlca_backward")),
-    "channel_gate": Support(("mlca_forward", "mlca_backward")),
+    "mlca_gate": Support(("mlca_forward", "mlca_gate_backward", "mlca_backward")),
+    "channel_gate": Support(("mlca_forward", "mlca_gate_backward", "mlca_backward")),
     "conv_mean_max": Support(("mlca_pools", "conv_pools_d_weight", "conv_pools_d_input")),
     "decode_heatmaps": Support.positions("decode_heatmaps"),
     "decode_simcc": Support.positions("decode_simcc"),

@@ -115,6 +115,7 @@ def _mlca_samples(pools: tuple[str, ...] = ()) -> Iterator[Sample]:
         "many_channels": (1, 1, 77, 5, 2, 2),
         "long": (1, 2, 19, 2, 34, 33),
         "large": (2, 9, 64, 4, 14, 14),
+        "many_samples": (1, 35, 20, 37, 2, 3),
         "empty_batch": (2, 0, 6, 2, 3, 3),
         "no_hidden": (1, 2, 6, 0, 3, 3),
     }

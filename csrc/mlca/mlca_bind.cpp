@@ -37,7 +37,7 @@ MapLayout layout_of(const char* name, const TensorView& x) {
 void mlca_forward(const TensorView& x, const TensorView& w1, const TensorView& b1,
                   const TensorView& w2, const TensorView& b2, bool average, const TensorView& out,
                   const TensorView& scale, const TensorView& mean, const TensorView& max,
-                  const TensorView& relu_mean, const TensorView& argmax) {
+                  const TensorView& relu_mean, const TensorView& argmax, const TensorView& pre) {
   const MapLayout m = layout_of("x", x);
   const DType acc = accumulate_dtype(x.dtype);
   const int64_t g = m.groups, b = m.batch, c = m.channels, r = w1.ndim == 3 ? w1.size(1) : 0;
@@ -52,12 +52,13 @@ void mlca_forward(const TensorView& x, const TensorView& w1, const TensorView& b
   const bool with_argmax = argmax.numel() > 0;
   if (with_argmax) check_dense("argmax", argmax, DType::kInt32, x.device, {g, b, c});
   if (average) check_dense("relu_mean", relu_mean, acc, x.device, {g, b, c});
+  check_dense("pre", pre, acc, x.device, {g, b, 2, r});
   if (m.rows() == 0) return;
   launch_on(
       x.device,
       ForwardArgs{m, x.dtype, r, average, false, x.data, w1.data, b1.data, w2.data, b2.data,
                   out.data, scale.data, mean.data, max.data, average ? relu_mean.data : nullptr,
-                  with_argmax ? argmax.data_as<int32_t>() : nullptr},
+                  with_argmax ? argmax.data_as<int32_t>() : nullptr, pre.data},
       &forward_cpu, &forward_cuda);
 }
 
@@ -79,6 +80,74 @@ void mlca_pools(const TensorView& x, const TensorView& mean, const TensorView& m
   args.max = max.data;
   args.argmax = argmax.data_as<int32_t>();
   launch_on(x.device, args, &forward_cpu, &forward_cuda);
+}
+
+// Tensors without elements: `d_out` or `d_scale` where no gradient comes that way; `relu_mean` and
+// `d_relu_mean` for max pooling; `d_mean` to `d_relu_mean` or `dw1` to `db2` where the gradients of
+// the pools or of the weights are not wanted. `dz` and `d_pre` are workspace.
+void mlca_gate_backward(const TensorView& d_out, const TensorView& d_scale, const TensorView& w1,
+                        const TensorView& w2, const TensorView& scale, const TensorView& mean,
+                        const TensorView& max, const TensorView& relu_mean, const TensorView& pre,
+                        const TensorView& dz, const TensorView& d_pre, const TensorView& d_mean,
+                        const TensorView& d_max, const TensorView& d_relu_mean,
+                        const TensorView& dw1, const TensorView& db1, const TensorView& dw2,
+                        const TensorView& db2) {
+  check_lazy(scale.ndim == 3 && w1.ndim == 3, [&] {
+    return "scale must be [G, B, C] and w1 [G, R, C], got shapes " +
+           shape_string(scale.shape, scale.ndim) + " and " + shape_string(w1.shape, w1.ndim);
+  });
+  const int64_t g = scale.size(0), b = scale.size(1), c = scale.size(2), r = w1.size(1);
+  const Device device = scale.device;
+  const DType acc = scale.dtype;
+  check_lazy(acc == DType::kFloat32 || acc == DType::kFloat64,
+             [&] { return std::string("scale must be float32 or float64, got ") + name_of(acc); });
+  auto dense = [&](const char* name, const TensorView& t, std::initializer_list<int64_t> shape) {
+    check_dense(name, t, acc, device, shape);
+  };
+  auto pointer = [](const TensorView& t) { return t.numel() > 0 ? t.data : nullptr; };
+  const bool average = relu_mean.numel() > 0;
+  if (d_out.numel() > 0) {
+    check(accumulate_dtype(d_out.dtype) == acc, "d_out must be of the dtype that scale belongs to");
+    check_dense("d_out", d_out, d_out.dtype, device, {g, b, c});
+  }
+  if (d_scale.numel() > 0) dense("d_scale", d_scale, {g, b, c});
+  dense("w1", w1, {g, r, c});
+  dense("w2", w2, {g, c, r});
+  dense("scale", scale, {g, b, c});
+  dense("mean", mean, {g, b, c});
+  dense("max", max, {g, b, c});
+  if (average) dense("relu_mean", relu_mean, {g, b, c});
+  dense("pre", pre, {g, b, 2, r});
+  dense("dz", dz, {g, b, c});
+  dense("d_pre", d_pre, {g, b, 2, r});
+  const bool pools = d_mean.numel() > 0, weights = db2.numel() > 0;
+  if (pools) {
+    dense("d_mean", d_mean, {g, b, c});
+    dense("d_max", d_max, {g, b, c});
+    if (average) dense("d_relu_mean", d_relu_mean, {g, b, c});
+  }
+  if (weights) {
+    dense("dw1", dw1, {g, r, c});
+    dense("db1", db1, {g, r});
+    dense("dw2", dw2, {g, c, r});
+    dense("db2", db2, {g, c});
+  }
+  check(g * b * c > 0, "scale must have elements");
+  GateBackwardArgs args{};
+  args.groups = g, args.batch = b, args.channels = c, args.hidden = r;
+  args.dtype = d_out.numel() > 0 ? d_out.dtype : acc;
+  args.average = average;
+  args.d_out = pointer(d_out), args.d_scale = pointer(d_scale);
+  args.w1 = w1.data, args.w2 = w2.data;
+  args.scale = scale.data, args.mean = mean.data, args.max = max.data;
+  args.relu_mean = pointer(relu_mean), args.pre = pre.data;
+  args.dz = dz.data, args.d_pre = d_pre.data;
+  if (pools) {
+    args.d_mean = d_mean.data, args.d_max = d_max.data;
+    args.d_relu_mean = average ? d_relu_mean.data : nullptr;
+  }
+  if (weights) args.dw1 = dw1.data, args.db1 = db1.data, args.dw2 = dw2.data, args.db2 = db2.data;
+  launch_on(device, args, &gate_backward_cpu, &gate_backward_cuda);
 }
 
 // `x` is read only for average pooling; otherwise any tensor without elements stands for it.
@@ -113,6 +182,7 @@ void mlca_backward(const TensorView& d_mean, const TensorView& d_max, const Tens
 void bind_mlca(py::module_& m) {
   m.def("mlca_forward", &mlca_forward);
   m.def("mlca_pools", &mlca_pools);
+  m.def("mlca_gate_backward", &mlca_gate_backward);
   m.def("mlca_backward", &mlca_backward);
 }
 

@@ -2,10 +2,11 @@
 #include <bit>
 #include <vector>
 
+#include "core/huge_pages.h"
 #include "core/parallel.h"
 #include "core/simd.h"
-#include "core/simd_math.h"
 #include "mlca/mlca.h"
+#include "mlca/mlca_gate_cpu.h"
 #include "mlca/mlca_math.h"
 
 namespace facekernels::mlca::FK_CPU_VARIANT {
@@ -27,11 +28,6 @@ template <class A>
 struct RowSums {
   Vec<A> sum, relu_sum, max;
 };
-
-template <class A>
-Vec<A> relu_of(Vec<A> v) {
-  return v <= Vec<A>{} ? Vec<A>{} : v;
-}
 
 // One contiguous row of at least a vector. The last, partial vector is loaded so that it ends with
 // the row: lanes already counted are masked in the sums and harmless in the maximum.
@@ -190,53 +186,12 @@ void stats_of_columns(const T* x, int64_t channels, int64_t stride_position, int
   }
 }
 
-// y[row, n] = bias_scale * bias[n] + sum_k a[row, k] w[n, k]: both operands contiguous along k, so
-// a tile of kTile x kTile dot products runs over k in vectors and is reduced once at the end.
-template <class A>
-void linear(const A* a, int64_t rows, const A* w, const A* bias, A bias_scale, int64_t outputs,
-            int64_t depth, A* y) {
-  constexpr int kTile = 4;
-  constexpr int kWidth = kLanes<A>;
-  for (int64_t n0 = 0; n0 < outputs; n0 += kTile) {
-    for (int64_t r0 = 0; r0 < rows; r0 += kTile) {
-      // Rows past the end are computed from the last one and not stored.
-      const A* ar[kTile];
-      const A* wn[kTile];
-      for (int i = 0; i < kTile; ++i) {
-        ar[i] = a + std::min(r0 + i, rows - 1) * depth;
-        wn[i] = w + std::min(n0 + i, outputs - 1) * depth;
-      }
-      Vec<A> tile[kTile][kTile] = {};
-      int64_t k = 0;
-      for (; k + kWidth <= depth; k += kWidth) {
-        Vec<A> av[kTile];
-        for (int i = 0; i < kTile; ++i) av[i] = load(ar[i] + k);
-        for (int j = 0; j < kTile; ++j) {
-          const Vec<A> wv = load(wn[j] + k);
-          for (int i = 0; i < kTile; ++i) tile[i][j] += av[i] * wv;
-        }
-      }
-      A dots[kTile * kTile];
-      for (int i = 0; i < kTile * kTile; i += kWidth) {
-        store(dots + i, reduce_rows(&tile[0][0] + i, add));
-      }
-      for (int i = 0; i < kTile && r0 + i < rows; ++i) {
-        for (int j = 0; j < kTile && n0 + j < outputs; ++j) {
-          A dot = dots[i * kTile + j];
-          for (int64_t tail = k; tail < depth; ++tail) dot += ar[i][tail] * wn[j][tail];
-          y[(r0 + i) * outputs + n0 + j] = dot + bias_scale * bias[n0 + j];
-        }
-      }
-    }
-  }
-}
-
 // Statistics and gate of `count` consecutive samples of one group.
 template <class T, bool kAverage, class A = Accumulate<T>>
 void forward_samples(const ForwardArgs& args, int64_t group, int64_t first, int64_t count,
                      std::vector<A>& scratch) {
   const MapLayout& m = args.layout;
-  const int64_t channels = m.channels, hidden = args.hidden;
+  const int64_t channels = m.channels;
   const int64_t at = (group * m.batch + first) * channels;
   A* const mean = static_cast<A*>(args.mean) + at;
   A* const max = static_cast<A*>(args.max) + at;
@@ -257,49 +212,51 @@ void forward_samples(const ForwardArgs& args, int64_t group, int64_t first, int6
     }
   }
 
-  if (args.pools_only) return;
-
-  A* const scale = static_cast<A*>(args.scale) + at;
-  const A* w1 = static_cast<const A*>(args.w1) + group * hidden * channels;
-  const A* b1 = static_cast<const A*>(args.b1) + group * hidden;
-  const A* w2 = static_cast<const A*>(args.w2) + group * channels * hidden;
-  const A* b2 = static_cast<const A*>(args.b2) + group * channels;
-  A* const of_mean = scratch.data();
-  A* const of_max = of_mean + count * hidden;
-  linear(mean, count, w1, b1, A(1), hidden, channels, of_mean);
-  linear(max, count, w1, b1, A(1), hidden, channels, of_max);
-  // The second layer is linear: both paths go through it once, added.
-  for (int64_t i = 0; i < count * hidden; ++i) of_mean[i] = relu(of_mean[i]) + relu(of_max[i]);
-  linear(of_mean, count, w2, b2, A(2), channels, hidden, scale);
-
-  T* const out = static_cast<T*>(args.out) + at;
-  const A* const pooled = kAverage ? relu_mean : max;
-  constexpr int kWidth = kLanes<A>;
-  int64_t i = 0;
-  for (; i + kWidth <= count * channels; i += kWidth) {
-    const Vec<A> s = sigmoid_of<A>(load(scale + i));
-    const Vec<A> v = load(pooled + i);
-    store(scale + i, s);
-    store(out + i, s * relu_of<A>(v));  // mean of relu is not negative
-  }
-  for (; i < count * channels; ++i) {
-    scale[i] = sigmoid(scale[i]);
-    out[i] = narrow<T>(scale[i] * relu(pooled[i]));
-  }
+  if (!args.pools_only) gate<T>(args, group, group * m.batch + first, count, scratch.data());
 }
+
+constexpr int64_t kSamples = 8;    // share one pass over the weights
+constexpr int64_t kChannels = 64;  // whose weights' gradients are made together
 
 template <class T, bool kAverage>
 void forward(const ForwardArgs& args) {
-  constexpr int64_t kSamples = 8;  // share one pass over the weights
   const MapLayout& m = args.layout;
   const int64_t blocks = (m.batch + kSamples - 1) / kSamples;
   const int64_t cost = kSamples * m.channels * (m.positions + 3 * args.hidden / 2);
   parallel_for(m.groups * blocks, cost, [&](int64_t begin, int64_t end) {
-    std::vector<Accumulate<T>> scratch(2 * kSamples * args.hidden);
+    std::vector<Accumulate<T>> scratch(kSamples * args.hidden);
     for (int64_t i = begin; i < end; ++i) {
       const int64_t first = i % blocks * kSamples;
       forward_samples<T, kAverage>(args, i / blocks, first, std::min(kSamples, m.batch - first),
                                    scratch);
+    }
+  });
+}
+
+template <class T>
+void gate_gradients(const GateBackwardArgs& args) {
+  using A = Accumulate<T>;
+  const int64_t units = args.hidden, batch = args.batch, channels = args.channels;
+  const int64_t blocks = (batch + kSamples - 1) / kSamples;
+  parallel_for(args.groups * blocks, 4 * kSamples * channels * units, [&](int64_t i, int64_t end) {
+    for (; i < end; ++i) {
+      const int64_t first = i % blocks * kSamples;
+      gate_backward<T>(args, i / blocks, i / blocks * batch + first,
+                       std::min(kSamples, batch - first));
+    }
+  });
+  if (!args.db2) return;
+  const int64_t tiles = (channels + kChannels - 1) / kChannels;
+  parallel_for(args.groups * tiles, 3 * batch * kChannels * units, [&](int64_t i, int64_t end) {
+    std::vector<A> hidden(batch * units);
+    for (int64_t of = -1; i < end; ++i) {
+      const int64_t group = i / tiles, first = i % tiles * kChannels;
+      if (group != of) {
+        add_paths(static_cast<const A*>(args.pre) + 2 * group * batch * units, batch, units,
+                  hidden.data());
+        of = group;
+      }
+      weight_gradients<A>(args, group, first, std::min(kChannels, channels - first), hidden.data());
     }
   });
 }
@@ -345,6 +302,9 @@ template <class T>
 void backward(const BackwardArgs& args) {
   using A = Accumulate<T>;
   const MapLayout& m = args.layout;
+  if (m.stride_batch * m.batch * m.groups == m.rows() * m.positions) {  // dx without gaps
+    prefer_huge_pages(args.dx, m.rows() * m.positions * sizeof(T));
+  }
   parallel_for(m.groups * m.batch, m.channels * m.positions, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
       const int64_t offset = i / m.batch * m.stride_group + i % m.batch * m.stride_batch;
@@ -364,6 +324,10 @@ void forward_cpu(const ForwardArgs& args) {
   dispatch_floating<Half, BFloat16>(args.dtype, [&]<class T>() {
     args.average ? forward<T, true>(args) : forward<T, false>(args);
   });
+}
+
+void gate_backward_cpu(const GateBackwardArgs& args) {
+  dispatch_floating<Half, BFloat16>(args.dtype, [&]<class T>() { gate_gradients<T>(args); });
 }
 
 void backward_cpu(const BackwardArgs& args) {

@@ -1,17 +1,20 @@
-// Two launches forward (statistics, gate), one backward. See mlca.h for the maths.
+// Two launches forward (statistics, gate), three backward (gate, weights, map). See mlca.h for the
+// maths.
 #include "core/cuda_dtype.cuh"
 #include "core/device.cuh"
 #include "core/pack.cuh"
 #include "mlca/mlca.h"
+#include "mlca/mlca_gate.cuh"
 #include "mlca/mlca_math.h"
 
 namespace facekernels::mlca {
 namespace {
 
-constexpr int kThreads = 256;
-constexpr int kPack = 4;         // elements of dx that a thread writes at once
+constexpr int kPack = 4;         // elements that a thread reads or writes at once
+constexpr int kSpan = 4096;      // elements of dx that a block of rows writes
 constexpr int kRun = 8;          // positions of one thread that owns channels
-constexpr int kGateSamples = 4;  // samples of one gate block: they share every weight it reads
+constexpr int kOwnedRows = 128;  // rows of a block whose threads own one each
+constexpr int64_t kOwnedBytes = 48 * 1024;
 
 template <class A>
 struct Stats {
@@ -21,11 +24,12 @@ struct Stats {
   int index;
 };
 
+// The next position of a thread: an equal maximum came earlier.
 template <class A>
 __device__ __forceinline__ void accumulate(Stats<A>& s, A value, int position) {
   s.sum += value;
   s.relu_sum += relu(value);
-  if (replaces(value, position, s.max, s.index)) {
+  if (value > s.max) {
     s.max = value;
     s.index = position;
   }
@@ -67,9 +71,8 @@ __device__ __forceinline__ void write_stats(const ForwardArgs& args, int64_t row
   if (args.average) static_cast<A*>(args.relu_mean)[row] = s.relu_sum / count;
 }
 
-// NCHW: kLanes neighbouring lanes share a row. 8 lanes of float read whole 32-byte sectors, so a
-// 7 x 7 row wastes nothing and a warp keeps four rows in flight.
-template <class T, int kLanes>
+// NCHW: kLanes neighbouring lanes share a row and take kValues neighbouring positions at a time.
+template <class T, int kLanes, int kValues>
 __global__ void __launch_bounds__(kThreads) stats_of_rows(const ForwardArgs args) {
   using A = Accumulate<T>;
   const MapLayout& m = args.layout;
@@ -79,12 +82,44 @@ __global__ void __launch_bounds__(kThreads) stats_of_rows(const ForwardArgs args
   // Lanes without a row of their own repeat the last one: the shuffles need every lane.
   const T* const x = static_cast<const T*>(args.x) + offset_of_row(m, row < rows ? row : rows - 1);
   const int positions = static_cast<int>(m.positions);
-  const int first = lane < positions ? lane : positions - 1;
+  const int first = lane * kValues < positions ? lane * kValues : positions - 1;
   Stats<A> s{A(0), A(0), widen(x[first]), first};
 #pragma unroll 4
-  for (int p = lane; p < positions; p += kLanes) accumulate(s, widen(x[p]), p);
+  for (int p = lane * kValues; p < positions; p += kLanes * kValues) {
+    const auto values = load_pack<T, kValues>(x, p);
+    FK_UNROLL
+    for (int i = 0; i < kValues; ++i) accumulate(s, widen(values.values[i]), p + i);
+  }
   combine_lanes<kLanes>(s);
   if (lane == 0 && row < rows) write_stats(args, row, s);
+}
+
+// Short rows of odd length, one after the other in memory: a block copies kOwnedRows of them by 16
+// bytes and a thread owns a row. An odd step from row to row leaves every lane its own bank.
+template <class T>
+__global__ void __launch_bounds__(kOwnedRows) stats_of_owned_rows(const ForwardArgs args) {
+  using A = Accumulate<T>;
+  constexpr int kWord = sizeof(uint4) / sizeof(T);
+  FK_DYN_SHARED(T, tile);
+  const int positions = static_cast<int>(args.layout.positions);
+  const int64_t rows = args.layout.rows();
+  const int64_t first = static_cast<int64_t>(blockIdx.x) * kOwnedRows;
+  const int owned = first + kOwnedRows < rows ? kOwnedRows : static_cast<int>(rows - first);
+  const int elements = owned * positions, words = elements / kWord;
+  const T* const x = static_cast<const T*>(args.x) + first * positions;
+#pragma unroll 4
+  for (int i = threadIdx.x; i < words; i += kOwnedRows) {
+    reinterpret_cast<uint4*>(tile)[i] = reinterpret_cast<const uint4*>(x)[i];
+  }
+  for (int i = words * kWord + threadIdx.x; i < elements; i += kOwnedRows) tile[i] = x[i];
+  __syncthreads();
+  const int thread = static_cast<int>(threadIdx.x);
+  if (thread >= owned) return;
+  const T* const row = tile + thread * positions;
+  Stats<A> s{A(0), A(0), widen(row[0]), 0};
+#pragma unroll 8
+  for (int p = 0; p < positions; ++p) accumulate(s, widen(row[p]), p);
+  write_stats(args, first + thread, s);
 }
 
 // Long rows: one block each, its warps combined in a fixed order.
@@ -141,72 +176,6 @@ __global__ void __launch_bounds__(kThreads) stats_of_columns(const ForwardArgs a
   write_stats(args, row, s);
 }
 
-// One block per group and kGateSamples samples. A warp takes one hidden unit (then one output
-// channel) at a time and serves all samples with each weight it reads.
-template <class T>
-__global__ void __launch_bounds__(kThreads) gate(const ForwardArgs args) {
-  using A = Accumulate<T>;
-  FK_DYN_SHARED(A, hidden);  // [kGateSamples][R]: relu of both paths, added
-  const int channels = static_cast<int>(args.layout.channels);
-  const int units = static_cast<int>(args.hidden);
-  const int64_t group = blockIdx.y, batch = args.layout.batch;
-  const int64_t first = static_cast<int64_t>(blockIdx.x) * kGateSamples;
-  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-
-  int64_t at[kGateSamples];  // offset of each sample's statistics; the last sample fills the rest
-  FK_UNROLL
-  for (int i = 0; i < kGateSamples; ++i) {
-    const int64_t sample = first + i < batch ? first + i : batch - 1;
-    at[i] = (group * batch + sample) * channels;
-  }
-  const A* const mean = static_cast<const A*>(args.mean);
-  const A* const max = static_cast<const A*>(args.max);
-
-  for (int r = warp; r < units; r += kThreads / 32) {
-    const A* const w1 = static_cast<const A*>(args.w1) + (group * units + r) * channels;
-    A of_mean[kGateSamples] = {}, of_max[kGateSamples] = {};
-    for (int c = lane; c < channels; c += 32) {
-      const A w = w1[c];
-      FK_UNROLL
-      for (int i = 0; i < kGateSamples; ++i) {
-        of_mean[i] += w * mean[at[i] + c];
-        of_max[i] += w * max[at[i] + c];
-      }
-    }
-    const A bias = static_cast<const A*>(args.b1)[group * units + r];
-    FK_UNROLL
-    for (int i = 0; i < kGateSamples; ++i) {
-      FK_UNROLL
-      for (int offset = 16; offset > 0; offset /= 2) {
-        of_mean[i] += __shfl_xor_sync(0xffffffffu, of_mean[i], offset);
-        of_max[i] += __shfl_xor_sync(0xffffffffu, of_max[i], offset);
-      }
-      if (lane == 0) hidden[i * units + r] = relu(of_mean[i] + bias) + relu(of_max[i] + bias);
-    }
-  }
-  __syncthreads();
-
-  for (int c = threadIdx.x; c < channels; c += kThreads) {
-    const A* const w2 = static_cast<const A*>(args.w2) + (group * channels + c) * units;
-    A z[kGateSamples] = {};
-    for (int r = 0; r < units; ++r) {
-      const A w = w2[r];
-      FK_UNROLL
-      for (int i = 0; i < kGateSamples; ++i) z[i] += w * hidden[i * units + r];
-    }
-    const A bias = A(2) * static_cast<const A*>(args.b2)[group * channels + c];
-    FK_UNROLL
-    for (int i = 0; i < kGateSamples; ++i) {
-      if (first + i >= batch) continue;
-      const A scale = sigmoid(z[i] + bias);
-      const A pooled =
-          args.average ? static_cast<const A*>(args.relu_mean)[at[i] + c] : relu(max[at[i] + c]);
-      static_cast<A*>(args.scale)[at[i] + c] = scale;
-      static_cast<T*>(args.out)[at[i] + c] = narrow_to<T>(scale * pooled);
-    }
-  }
-}
-
 // What a row gives to the gradient of its positions.
 template <class A>
 struct RowGradient {
@@ -215,11 +184,12 @@ struct RowGradient {
   A at_maximum;
   int argmax;
 
-  __device__ __forceinline__ RowGradient(const BackwardArgs& args, int64_t row, A inverse)
-      : everywhere(static_cast<const A*>(args.d_mean)[row] * inverse),
-        where_positive(args.x ? static_cast<const A*>(args.d_relu_mean)[row] * inverse : A(0)),
-        at_maximum(static_cast<const A*>(args.d_max)[row]),
-        argmax(args.argmax[row]) {}
+  static __device__ __forceinline__ RowGradient of(const BackwardArgs& args, int64_t row,
+                                                   A inverse) {
+    return {static_cast<const A*>(args.d_mean)[row] * inverse,
+            args.x ? static_cast<const A*>(args.d_relu_mean)[row] * inverse : A(0),
+            static_cast<const A*>(args.d_max)[row], args.argmax[row]};
+  }
 
   __device__ __forceinline__ A at(int64_t position, A x) const {
     A d = everywhere;
@@ -243,33 +213,47 @@ __global__ void __launch_bounds__(kThreads) pool_backward(const BackwardArgs arg
   const int64_t fast = in_sample - slow * (kRows ? m.positions : m.channels);
   const int64_t row = gb * m.channels + (kRows ? slow : fast), p = kRows ? fast : slow;
   const int64_t offset = offset_of_row(m, row) + p * m.stride_position;
-  const RowGradient<A> gradient(args, row, A(1) / static_cast<A>(m.positions));
+  const auto gradient = RowGradient<A>::of(args, row, A(1) / static_cast<A>(m.positions));
   const A x = args.x ? widen(static_cast<const T*>(args.x)[offset]) : A(0);
   static_cast<T*>(args.dx)[offset] = narrow_to<T>(gradient.at(p, x));
 }
 
-// NCHW without gaps, rows of at least kPack positions: kPack elements lie in one row or two.
+// NCHW without gaps, rows of at least kPack positions: kPack elements lie in one row or two. A
+// block takes kSpan elements and reads what their rows give once.
 template <class T>
 __global__ void __launch_bounds__(kThreads) pool_backward_of_rows(const BackwardArgs args) {
   using A = Accumulate<T>;
+  FK_SHARED(RowGradient<A>, gradients, [kSpan / kPack + 2]);
   const MapLayout& m = args.layout;
-  const int64_t first = (static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x) * kPack;
-  if (first >= m.rows() * m.positions) return;
-  const int64_t row = first / m.positions;
-  const int positions = static_cast<int>(m.positions);
-  const int p = static_cast<int>(first - row * m.positions);
+  const int64_t begin = static_cast<int64_t>(blockIdx.x) * kSpan;
+  const int64_t left = m.rows() * m.positions - begin;
+  const int count = left < kSpan ? static_cast<int>(left) : kSpan;
+  const int64_t first_row = begin / m.positions;
+  const uint32_t positions = static_cast<uint32_t>(m.positions);
+  const uint32_t offset = static_cast<uint32_t>(begin - first_row * m.positions);
+  const int rows = static_cast<int>((offset + count - 1) / positions) + 1;
   const A inverse = A(1) / static_cast<A>(positions);
-  const RowGradient<A> low(args, row, inverse);
-  const RowGradient<A> high(args, row + 1 < m.rows() ? row + 1 : row, inverse);
-  Pack<T, kPack> x{}, dx;
-  if (args.x != nullptr) x = load_pack<T, kPack>(args.x, first);
-  FK_UNROLL
-  for (int i = 0; i < kPack; ++i) {
-    const A value = widen(x.values[i]);
-    const bool is_low = p + i < positions;
-    dx.values[i] = narrow_to<T>(is_low ? low.at(p + i, value) : high.at(p + i - positions, value));
+  for (int i = threadIdx.x; i < rows; i += kThreads) {
+    gradients[i] = RowGradient<A>::of(args, first_row + i, inverse);
   }
-  store_pack(args.dx, first, dx);
+  __syncthreads();
+  FK_UNROLL
+  for (int i = 0; i < kSpan / (kThreads * kPack); ++i) {
+    const int element = (i * kThreads + threadIdx.x) * kPack;
+    if (element >= count) break;
+    const int row = static_cast<int>((offset + element) / positions);
+    const int p = static_cast<int>(offset + element - row * positions);
+    const int end = static_cast<int>(positions) - p;  // of the row, from this pack on
+    const auto low = gradients[row], high = gradients[end < kPack ? row + 1 : row];
+    Pack<T, kPack> x{}, dx;
+    if (args.x != nullptr) x = load_pack<T, kPack>(args.x, begin + element);
+    FK_UNROLL
+    for (int j = 0; j < kPack; ++j) {
+      const A value = widen(x.values[j]);
+      dx.values[j] = narrow_to<T>(j < end ? low.at(p + j, value) : high.at(j - end, value));
+    }
+    store_pack(args.dx, begin + element, dx);
+  }
 }
 
 // channels_last without gaps: kPack neighbouring channels at up to kRun positions, so that what
@@ -313,27 +297,44 @@ template <class T>
 void launch_stats(const ForwardArgs& args, Stream stream) {
   const MapLayout& m = args.layout;
   const int64_t rows = m.rows();
+  const bool gapless = m.stride_channel == m.positions &&
+                       m.stride_batch == m.channels * m.stride_channel &&
+                       m.stride_group == m.batch * m.stride_batch;
+  const int64_t tile_bytes = kOwnedRows * m.positions * sizeof(T);
+  const bool packed = packable<T, kPack>(args.x, m.stride_channel) && m.stride_batch % kPack == 0 &&
+                      m.stride_group % kPack == 0 && m.positions % kPack == 0;
   auto run = [&](const char* name, int64_t threads_per_row, auto kernel) {
     launch(name, blocks_for(rows * threads_per_row, kThreads), kThreads, 0, stream, kernel, args);
   };
   if (m.stride_position != 1) {
     run("mlca::stats_of_columns", 1, stats_of_columns<T>);
-  } else if (m.positions <= 64) {
-    run("mlca::stats_of_rows", 8, stats_of_rows<T, 8>);
-  } else if (m.positions <= 1024) {
-    run("mlca::stats_of_rows", 32, stats_of_rows<T, 32>);
-  } else {
+  } else if (gapless && m.positions % 2 == 1 && tile_bytes <= kOwnedBytes &&
+             packable<uint4, 1>(args.x, 0)) {
+    launch("mlca::stats_of_owned_rows", blocks_for(rows, kOwnedRows), kOwnedRows, tile_bytes,
+           stream, stats_of_owned_rows<T>, args);
+  } else if (m.positions > 1024) {
     run("mlca::stats_of_long_rows", kThreads, stats_of_long_rows<T>);
+  } else if (packed) {
+    run("mlca::stats_of_rows", 8, stats_of_rows<T, 8, kPack>);
+  } else if (m.positions <= 64) {
+    run("mlca::stats_of_rows", 8, stats_of_rows<T, 8, 1>);
+  } else {
+    run("mlca::stats_of_rows", 32, stats_of_rows<T, 32, 1>);
   }
+}
+
+template <class A>
+dim3 gate_grid(int64_t batch, int64_t groups) {
+  return {blocks_for(batch, kGateSamples<A>).x, static_cast<unsigned>(groups), 1};
 }
 
 template <class T>
 void launch_gate(const ForwardArgs& args, Stream stream) {
-  const MapLayout& m = args.layout;
-  const dim3 grid(static_cast<unsigned>((m.batch + kGateSamples - 1) / kGateSamples),
-                  static_cast<unsigned>(m.groups));
-  const size_t shared = kGateSamples * args.hidden * sizeof(Accumulate<T>);
-  launch("mlca::gate", grid, kThreads, shared, stream, gate<T>, args);
+  using A = Accumulate<T>;
+  const bool packed =
+      packable<A, 4>(args.w1, args.layout.channels) && packable<A, 4>(args.w2, args.hidden);
+  launch("mlca::gate", gate_grid<A>(args.layout.batch, args.layout.groups), kThreads, 0, stream,
+         gate<T>, args, packed);
 }
 
 }  // namespace
@@ -342,6 +343,19 @@ void forward_cuda(const ForwardArgs& args, Stream stream) {
   dispatch_floating<__half, __nv_bfloat16>(args.dtype, [&]<class T>() {
     launch_stats<T>(args, stream);
     if (!args.pools_only) launch_gate<T>(args, stream);
+  });
+}
+
+void gate_backward_cuda(const GateBackwardArgs& args, Stream stream) {
+  dispatch_floating<__half, __nv_bfloat16>(args.dtype, [&]<class T>() {
+    launch("mlca::gate_backward", gate_grid<Accumulate<T>>(args.batch, args.groups), kThreads, 0,
+           stream, gate_backward<T>, args);
+    if (args.db2 == nullptr) return;
+    const int64_t units = args.hidden > 0 ? args.hidden : 1;  // without any, db2 is left to do
+    const dim3 grid(blocks_for(args.channels, kTileChannels).x, blocks_for(units, kTileUnits).x,
+                    static_cast<unsigned>(args.groups));
+    launch("mlca::weight_gradients", grid, kThreads, 0, stream, weight_gradients<Accumulate<T>>,
+           args);
   });
 }
 
@@ -358,7 +372,8 @@ static void launch_backward(const BackwardArgs& args, Stream stream) {
   };
   if (m.stride_position == 1) {
     if (gapless && m.stride_channel == m.positions && m.positions >= kPack) {
-      run("mlca::pool_backward_of_rows", elements / kPack, pool_backward_of_rows<T>);
+      launch("mlca::pool_backward_of_rows", blocks_for(elements, kSpan), kThreads, 0, stream,
+             pool_backward_of_rows<T>, args);
     } else {
       run("mlca::pool_backward", elements, pool_backward<T, true>);
     }

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <memory>
 
+#include "core/huge_pages.h"
 #include "core/parallel.h"
 #include "core/simd.h"
 #include "core/simd_run.h"
@@ -152,6 +153,7 @@ Accumulate<T> dot(const T* a, const T* b, int64_t count) {
 
 void sum_cpu(const SumArgs& args) {
   dispatch_floating<Half, BFloat16>(args.dtype, [&]<class T>() {
+    prefer_huge_pages(args.out, args.graph.rows * args.features * sizeof(T));
     constexpr int64_t panel = kPanel * kLanes<Accumulate<T>>;
     if (panels_pay<T>(args, panel)) {
       sum_panels<T>(args, panel);

@@ -14,9 +14,15 @@ from facekernels.reference import mlca as reference
 _FORWARD = Op(
     "mlca_forward(Tensor x, Tensor w1, Tensor b1, Tensor w2, Tensor b2, bool average, "
     "Tensor(a!) out, Tensor(b!) scale, Tensor(c!) mean, Tensor(d!) max, Tensor(e!) relu_mean, "
-    "Tensor(f!) argmax) -> ()"
+    "Tensor(f!) argmax, Tensor(g!) pre) -> ()"
 )
 _POOLS = Op("mlca_pools(Tensor x, Tensor(a!) mean, Tensor(b!) max, Tensor(c!) argmax) -> ()")
+_GATE_BACKWARD = Op(
+    "mlca_gate_backward(Tensor d_out, Tensor d_scale, Tensor w1, Tensor w2, Tensor scale, "
+    "Tensor mean, Tensor max, Tensor relu_mean, Tensor pre, Tensor(a!) dz, Tensor(b!) d_pre, "
+    "Tensor(c!) d_mean, Tensor(d!) d_max, Tensor(e!) d_relu_mean, Tensor(f!) dw1, "
+    "Tensor(g!) db1, Tensor(h!) dw2, Tensor(i!) db2) -> ()"
+)
 _BACKWARD = Op(
     "mlca_backward(Tensor d_mean, Tensor d_max, Tensor argmax, Tensor d_relu_mean, Tensor x, "
     "Tensor(a!) dx) -> ()"
@@ -112,6 +118,8 @@ class _Result(NamedTuple):
     max: Tensor
     relu_mean: Tensor
     argmax: Tensor
+    pre: Tensor
+    """``[G, B, 2, R]``: what the gate's ReLU gets, of the mean and of the maximum."""
 
 
 def _prepare(
@@ -184,8 +192,9 @@ def _forward(x: Tensor, weights: tuple[Tensor, ...], average: bool, with_argmax:
     scale, mean, maximum = (torch.empty(shape, dtype=exact, device=x.device) for _ in range(3))
     relu_mean = torch.empty(shape if average else (0,), dtype=exact, device=x.device)
     argmax = torch.empty(shape if with_argmax else (0,), dtype=torch.int32, device=x.device)
-    launch(_FORWARD, x, w1, b1, w2, b2, average, out, scale, mean, maximum, relu_mean, argmax)
-    return _Result(out, scale, mean, maximum, relu_mean, argmax)
+    pre = torch.empty((*shape[:2], 2, w1.shape[1]), dtype=exact, device=x.device)
+    launch(_FORWARD, x, w1, b1, w2, b2, average, out, scale, mean, maximum, relu_mean, argmax, pre)
+    return _Result(out, scale, mean, maximum, relu_mean, argmax, pre)
 
 
 class _Gate(torch.autograd.Function):
@@ -197,67 +206,111 @@ class _Gate(torch.autograd.Function):
     ) -> tuple[Tensor, ...]:
         result = _forward(x, (w1, b1, w2, b2), average, with_argmax=True)
         ctx.set_materialize_grads(False)
-        ctx.mark_non_differentiable(result.argmax)
+        ctx.mark_non_differentiable(result.argmax, result.pre)
         ctx.average = average
         ctx.map = _MapLike(x)
         ctx.save_for_backward(
             x if average else result.argmax, w1, b1, w2,
-            result.scale, result.mean, result.max, result.relu_mean, result.argmax,
+            result.scale, result.mean, result.max, result.relu_mean, result.argmax, result.pre,
         )  # fmt: skip
         return tuple(result)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
-        x, w1, b1, w2, scale, mean, maximum, relu_mean, argmax = ctx.saved_tensors
-        pooled = relu_mean if ctx.average else torch.relu(maximum)
-        d_out, d_scale, d_mean, d_max, d_relu_mean, _ = grads
-        exact = scale.dtype
+        x, w1, b1, w2, scale, mean, maximum, relu_mean, argmax, pre = ctx.saved_tensors
+        d_out, d_scale, *of_pools = grads[:5]
+        want_map, want_weights = ctx.needs_input_grad[0], any(ctx.needs_input_grad[1:5])
 
-        dz = d_pooled = None
-        if d_out is not None:
-            g = d_out.to(exact)
-            d_pooled = g * scale
-            d_scale = g * pooled if d_scale is None else d_scale + g * pooled
-        if d_scale is not None:
-            dz = d_scale * scale * (1 - scale)
-
-        dw1 = db1 = dw2 = db2 = None
-        if dz is not None:
-            pre_mean = torch.baddbmm(b1.unsqueeze(1), mean, w1.mT)
-            pre_max = torch.baddbmm(b1.unsqueeze(1), maximum, w1.mT)
-            dh = dz @ w2
-            d_pre_mean, d_pre_max = dh * (pre_mean > 0), dh * (pre_max > 0)
-            if ctx.needs_input_grad[1] or ctx.needs_input_grad[2]:
-                dw1 = torch.baddbmm(d_pre_mean.mT @ mean, d_pre_max.mT, maximum)
-                db1 = (d_pre_mean + d_pre_max).sum(1)
-            if ctx.needs_input_grad[3] or ctx.needs_input_grad[4]:
-                dw2 = dz.mT @ (torch.relu(pre_mean) + torch.relu(pre_max))
-                db2 = 2 * dz.sum(1)
+        of_gate: _GateGradients = _GateGradients()
+        if (d_out is not None or d_scale is not None) and (want_map or want_weights):
+            if torch.is_grad_enabled() or scale.numel() == 0:
+                of_gate = _composed_gate_backward(
+                    d_out, d_scale, w1, b1, w2, scale, mean, maximum, relu_mean, ctx.average
+                )
+            else:
+                of_gate = _gate_backward(
+                    d_out, d_scale, w1, w2, scale, mean, maximum, relu_mean, pre,
+                    want_map, want_weights,
+                )  # fmt: skip
         dx = None
-        if ctx.needs_input_grad[0]:
-            if dz is not None:
-                d_mean = _plus(d_mean, d_pre_mean @ w1)
-                d_max = _plus(d_max, d_pre_max @ w1)
-            if d_pooled is not None and ctx.average:
-                d_relu_mean = _plus(d_relu_mean, d_pooled)
-            elif d_pooled is not None:
-                d_max = _plus(d_max, d_pooled * (maximum > 0))
-            zero = torch.zeros_like(scale)
+        if want_map:
+            d_mean, d_max, d_relu_mean = map(_plus, of_pools, of_gate.pools)
+            if d_relu_mean is None:  # without elements for pool = max
+                d_relu_mean = torch.zeros_like(relu_mean) if ctx.average else relu_mean
             pools = (
-                zero if d_mean is None else d_mean,
-                zero if d_max is None else d_max,
-                (zero if d_relu_mean is None else d_relu_mean) if ctx.average else relu_mean,
+                torch.zeros_like(scale) if d_mean is None else d_mean,
+                torch.zeros_like(scale) if d_max is None else d_max,
+                d_relu_mean,
             )
             positive = x if ctx.average else relu_mean
             if torch.is_grad_enabled():
                 dx = _PoolBackward.apply(*pools, argmax, positive, ctx.map)
             else:
                 dx = _pool_backward(*pools, argmax, positive, ctx.map)
-        return dx, dw1, db1, dw2, db2, None
+        return dx, *of_gate.weights, None
 
 
-def _plus(a: Tensor | None, b: Tensor) -> Tensor:
-    return b if a is None else a + b
+class _GateGradients(NamedTuple):
+    pools: tuple[Tensor | None, ...] = (None, None, None)
+    """Of mean, max and relu_mean."""
+    weights: tuple[Tensor | None, ...] = (None, None, None, None)
+
+
+def _gate_backward(
+    d_out: Tensor | None, d_scale: Tensor | None, w1: Tensor, w2: Tensor, scale: Tensor,
+    mean: Tensor, maximum: Tensor, relu_mean: Tensor, pre: Tensor,
+    want_map: bool, want_weights: bool,
+) -> _GateGradients:  # fmt: skip
+    def empty(shape: torch.Size | tuple[int, ...], wanted: bool = True) -> Tensor:
+        return scale.new_empty(shape if wanted else (0,))
+
+    none = empty((0,))
+    d_mean, d_max = empty(scale.shape, want_map), empty(scale.shape, want_map)
+    d_relu_mean = empty(relu_mean.shape, want_map)
+    dw1, dw2 = empty(w1.shape, want_weights), empty(w2.shape, want_weights)
+    db1, db2 = empty(w1.shape[:2], want_weights), empty(w2.shape[:2], want_weights)
+    launch(
+        _GATE_BACKWARD,
+        none if d_out is None else d_out.contiguous(),
+        none if d_scale is None else d_scale.contiguous(),
+        w1.contiguous(), w2.contiguous(), scale, mean, maximum, relu_mean, pre,
+        empty(scale.shape), empty(pre.shape), d_mean, d_max, d_relu_mean, dw1, db1, dw2, db2,
+    )  # fmt: skip
+    return _GateGradients(
+        (d_mean, d_max, d_relu_mean if relu_mean.numel() else None) if want_map else (None,) * 3,
+        (dw1, db1, dw2, db2) if want_weights else (None,) * 4,
+    )
+
+
+def _composed_gate_backward(
+    d_out: Tensor | None, d_scale: Tensor | None, w1: Tensor, b1: Tensor, w2: Tensor,
+    scale: Tensor, mean: Tensor, maximum: Tensor, relu_mean: Tensor, average: bool,
+) -> _GateGradients:  # fmt: skip
+    """The same in differentiable operations, for second derivatives and for empty maps."""
+    d_pooled = None
+    if d_out is not None:
+        g = d_out.to(scale.dtype)
+        d_pooled = g * scale
+        d_scale = _plus(d_scale, g * (relu_mean if average else torch.relu(maximum)))
+    assert d_scale is not None
+    dz = d_scale * scale * (1 - scale)
+    pre_mean = torch.baddbmm(b1.unsqueeze(1), mean, w1.mT)
+    pre_max = torch.baddbmm(b1.unsqueeze(1), maximum, w1.mT)
+    dh = dz @ w2
+    d_pre_mean, d_pre_max = dh * (pre_mean > 0), dh * (pre_max > 0)
+    dw1 = torch.baddbmm(d_pre_mean.mT @ mean, d_pre_max.mT, maximum)
+    dw2 = dz.mT @ (torch.relu(pre_mean) + torch.relu(pre_max))
+    d_max = d_pre_max @ w1
+    if d_pooled is not None and not average:
+        d_max = d_max + d_pooled * (maximum > 0)
+    return _GateGradients(
+        (d_pre_mean @ w1, d_max, d_pooled if average else None),
+        (dw1, (d_pre_mean + d_pre_max).sum(1), dw2, 2 * dz.sum(1)),
+    )
+
+
+def _plus(a: Tensor | None, b: Tensor | None) -> Tensor | None:
+    return b if a is None else a if b is None else a + b
 
 
 class _MapLike:

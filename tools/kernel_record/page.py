@@ -25,16 +25,11 @@ REASONS = {
     "bound by its instructions; the erasing itself is at the floor",
     "heatmap_peaks": "one block per map, so that no lists need merging: large maps wait for their "
     "loads, of small ones every cell costs its coordinates and comparisons",
-    "mlca_gate: G11 B32 C512 7x7, forward+backward": "29 kernels of PyTorch for the gradient of "
-    "the gate's small products take as long as our three",
-    "mlca_gate: G11 B32 C512 7x7, forward": "a row is 49 values: the sums over lanes and the "
-    "address of a row cost more instructions than its loads, and the gate reads its weights once "
-    "per four samples",
-    "mlca_gate: G11 B32 C512 7x7 channels_last": "the statistics are at the floor; the gate "
-    "multiplies on CUDA cores, and backward are 29 kernels of PyTorch",
-    "mlca_gate: G1 B16 C512 14x14": "as 7x7: short rows, and backward 29 kernels of PyTorch",
-    "mlca_gate: G1 B2 C512 56x56, forward+backward": "29 kernels of PyTorch for the gradient of "
-    "the gate's small products take longer than our three",
+    "mlca_gate: G11 B32 C512 7x7, forward+backward": "the map is read and written at the floor; "
+    "the gate, its gradient and that of its weights are products of few rows on CUDA cores",
+    "mlca_gate: G11 B32 C512 7x7 channels_last, forward+backward": "as NCHW",
+    "mlca_gate: G1 B16 C512 14x14, forward+backward": "as 7x7",
+    "mlca_gate: G1 B2 C512 56x56, forward+backward": "as 7x7",
     "sga_outer_step_": "the benchmark clones three tensors first, so that the step can be "
     "repeated; the kernels alone are at the floor",
 }
