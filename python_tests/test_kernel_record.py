@@ -209,7 +209,7 @@ def test_the_record_is_complete() -> None:
 
     recorded = record.load_kernels()
     names = {name.split("<")[0] for name in recorded}
-    sources = (record.ROOT / "csrc").glob("*/*_cuda.cu")
+    sources = (record.ROOT / "csrc").glob("*/*.cu*")
     kernel = r"__global__ void\s+__launch_bounds__\([^)]*\)(?:\s*//.*)?\s+(\w+)\("
     assert names == {
         f"{path.parent.name}::{name}"
