@@ -53,6 +53,24 @@ def test_nan_poisons_its_sample_and_no_other() -> None:
     assert not grad[0].isnan().any()
 
 
+@pytest.mark.parametrize("wanted", [(0,), (1, 2), (4,), (0, 3), (0, 1, 2, 3, 4)])
+@pytest.mark.parametrize("pool", ["max", "avg"])
+def test_gradients_of_some_inputs(pool: str, wanted: tuple[int, ...]) -> None:
+    """The map's and the weights' gradients are computed where wanted; the incoming one is lazy."""
+    gen = torch.Generator().manual_seed(0)
+    shapes = [(2, 3, 8, 5, 5), (2, 4, 8), (2, 4), (2, 8, 4), (2, 8)]
+    inputs = [torch.randn(s, generator=gen, dtype=torch.float64) for s in shapes]
+    for i in wanted:
+        inputs[i].requires_grad_()
+    d_out = torch._neg_view(torch.randn(2, 3, 8, generator=gen, dtype=torch.float64))
+    got, want = (
+        torch.autograd.grad(gate(*inputs, pool=pool), [inputs[i] for i in wanted], d_out)
+        for gate in (ops.mlca_gate, reference.mlca_gate)
+    )
+    for a, b in zip(got, want, strict=True):
+        torch.testing.assert_close(a, b)
+
+
 @settings(max_examples=40, deadline=None)
 @given(
     st.integers(1, 3), st.integers(1, 3), st.integers(1, 40), st.integers(0, 4),

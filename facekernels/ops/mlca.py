@@ -271,8 +271,8 @@ def _gate_backward(
     db1, db2 = empty(w1.shape[:2], want_weights), empty(w2.shape[:2], want_weights)
     launch(
         _GATE_BACKWARD,
-        none if d_out is None else d_out.contiguous(),
-        none if d_scale is None else d_scale.contiguous(),
+        none if d_out is None else _check.resolve_neg(d_out).contiguous(),
+        none if d_scale is None else _check.resolve_neg(d_scale).contiguous(),
         w1.contiguous(), w2.contiguous(), scale, mean, maximum, relu_mean, pre,
         empty(scale.shape), empty(pre.shape), d_mean, d_max, d_relu_mean, dw1, db1, dw2, db2,
     )  # fmt: skip
