@@ -261,3 +261,16 @@ def test_grad_cam_of_channels_last(
         mixed = ops.gradient_attention_map(grad.contiguous(), features, reduce="gradcam")
     torch.testing.assert_close(got, want.to(dtype), **tolerance)
     torch.testing.assert_close(mixed, want.to(dtype), **tolerance)
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_grad_cam_without_a_gradient_compiles(layout: torch.memory_format) -> None:
+    grad, features = (torch.randn(2, 20, 6, 5).to(memory_format=layout) for _ in range(2))
+    lazy = torch._neg_view(grad)
+
+    def function(grad: Tensor, features: Tensor) -> Tensor:
+        return gradient_attention_map(grad, features, reduce="gradcam")
+
+    compiled = torch.compile(function, fullgraph=True)
+    assert torch.equal(compiled(grad, features), function(grad, features))
+    assert torch.equal(function(lazy, features), function(-grad, features))

@@ -138,15 +138,17 @@ def _is_channels_last(t: Tensor) -> bool:
     """Whether each image is one run of memory with the channels inside."""
     _, channels, height, width = t.shape
     expected = (1, width * channels, channels)
-    return not t.is_neg() and all(
+    return all(
         n == 1 or s == e
         for n, s, e in zip((channels, height, width), t.stride()[1:], expected, strict=True)
     )
 
 
 def _map(grad: Tensor, features: Tensor | None, reduce: str) -> Tensor:
-    if features is not None and _is_channels_last(grad) and _is_channels_last(features):
-        return _forward(grad, features, reduce, channels_last=True)[0]
+    if features is not None:
+        grad, features = _check.resolve_neg(grad), _check.resolve_neg(features)
+        if _is_channels_last(grad) and _is_channels_last(features):
+            return _forward(grad, features, reduce, channels_last=True)[0]
     return _forward(_dense(grad), None if features is None else _dense(features), reduce)[0]
 
 
