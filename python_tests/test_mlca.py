@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from facekernels import ops, reference
+import facekernels as fk
+from facekernels import _native, ops, reference
 from facekernels.nn import MLCA, load_swinface_attention
 
 
@@ -86,6 +89,187 @@ def test_any_shape(
     gate = [torch.randn(s, generator=gen) for s in [(g, r, c), (g, r), (g, c, r), (g, c)]]
     want = reference.mlca_gate(x.double(), *[t.double() for t in gate], pool=pool)
     assert torch.allclose(ops.mlca_gate(x, *gate, pool=pool).double(), want, atol=1e-5, rtol=1e-5)
+
+
+def gradients(
+    gate: list[Tensor], out: Tensor, grad: Tensor, needs: tuple[int, ...] = (0, 1, 2, 3, 4)
+) -> tuple[Tensor, ...]:
+    return torch.autograd.grad(out, [gate[i] for i in needs], grad)
+
+
+def wide_gate(dtype: torch.dtype = torch.float64) -> tuple[list[Tensor], Tensor]:
+    """More samples, channels and hidden units than a tile of any kernel holds, none a multiple."""
+    gen = torch.Generator().manual_seed(3)
+    shapes = [(2, 19, 270, 3, 3), (2, 37, 270), (2, 37), (2, 270, 37), (2, 270)]
+    scales = [1.0, 270**-0.5, 0.1, 37**-0.5, 0.1]
+    inputs = [
+        (torch.randn(s, generator=gen, dtype=torch.float64) * f).to(dtype).requires_grad_()
+        for s, f in zip(shapes, scales, strict=True)
+    ]
+    return inputs, torch.randn(2, 19, 270, generator=gen, dtype=torch.float64).to(dtype)
+
+
+def reference_gradients(
+    inputs: list[Tensor], grad: Tensor, pool: str, channel: bool = False
+) -> tuple[Tensor, ...]:
+    exact = [t.detach().double().requires_grad_() for t in inputs]
+    out = reference.channel_gate(*exact) if channel else reference.mlca_gate(*exact, pool=pool)
+    return gradients(exact, out, grad.double())
+
+
+@pytest.mark.parametrize("backend", ["auto", "emulated"])
+@pytest.mark.parametrize("pool", ["max", "avg"])
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"),
+    [(torch.float64, 1e-13), (torch.float32, 2e-6), (torch.bfloat16, 1e-2)],
+    ids=str,
+)
+def test_gradients_of_many_tiles(
+    backend: str, pool: str, dtype: torch.dtype, tolerance: float
+) -> None:
+    if backend not in fk.backends():
+        pytest.skip(f"built without the back end {backend}")
+    inputs, grad = wide_gate(dtype)
+    with fk.backend(backend):
+        got = gradients(inputs, ops.mlca_gate(*inputs, pool=pool), grad)
+    for a, b in zip(got, reference_gradients(inputs, grad, pool), strict=True):
+        assert (a.double() - b).abs().max() <= tolerance * b.abs().max()
+
+
+@pytest.mark.parametrize("backend", ["auto", "emulated"])
+@pytest.mark.parametrize("units", [36, 64])
+@pytest.mark.parametrize("rows", [(7, 7), (6, 6)])
+def test_whole_quads_of_weights_and_rows(backend: str, units: int, rows: tuple[int, int]) -> None:
+    """Sizes whose rows the CUDA kernels read by 16 bytes."""
+    if backend not in fk.backends():
+        pytest.skip(f"built without the back end {backend}")
+    gen = torch.Generator().manual_seed(4)
+    shapes = [(1, 9, 72, *rows), (1, units, 72), (1, units), (1, 72, units), (1, 72)]
+    inputs = [(torch.randn(s, generator=gen) * 0.3).requires_grad_() for s in shapes]
+    grad = torch.randn(1, 9, 72, generator=gen)
+    with fk.backend(backend):
+        out = ops.mlca_gate(*inputs)
+        got = gradients(inputs, out, grad)
+    want = reference.mlca_gate(*[t.detach().double() for t in inputs])
+    assert torch.allclose(out.double(), want, atol=1e-6)
+    for a, b in zip(got, reference_gradients(inputs, grad, "max"), strict=True):
+        assert (a.double() - b).abs().max() <= 2e-6 * b.abs().max()
+
+
+@pytest.mark.parametrize("backend", ["auto", "emulated"])
+@pytest.mark.parametrize("needs", [(0,), (1, 2, 3, 4), (2,)], ids=str)
+def test_only_the_gradients_that_are_asked_for(backend: str, needs: tuple[int, ...]) -> None:
+    if backend not in fk.backends():
+        pytest.skip(f"built without the back end {backend}")
+    inputs, grad = wide_gate()
+    want = reference_gradients(inputs, grad, "max")
+    inputs = [t.detach().requires_grad_(i in needs) for i, t in enumerate(inputs)]
+    with fk.backend(backend):
+        got = gradients(inputs, ops.mlca_gate(*inputs), grad, needs)
+    for i, a in zip(needs, got, strict=True):
+        assert torch.allclose(a, want[i], atol=1e-12)
+
+
+@pytest.mark.parametrize("backend", ["auto", "emulated"])
+def test_channel_gate_of_many_tiles(backend: str) -> None:
+    """Here the gradient comes through the scale alone."""
+    if backend not in fk.backends():
+        pytest.skip(f"built without the back end {backend}")
+    inputs, _ = wide_gate()
+    grad = torch.randn(inputs[0].shape, dtype=torch.float64)
+    with fk.backend(backend):
+        got = gradients(inputs, ops.channel_gate(*inputs), grad)
+    want = reference_gradients(inputs, grad, "max", channel=True)
+    for a, b in zip(got, want, strict=True):
+        assert torch.allclose(a, b, atol=1e-11)
+
+
+def test_weight_gradients_do_not_depend_on_threads() -> None:
+    inputs, grad = wide_gate(torch.float32)
+    threads = torch.get_num_threads()
+    runs = []
+    try:
+        for count in (1, 2):
+            torch.set_num_threads(count)
+            runs.append(gradients(inputs, ops.mlca_gate(*inputs), grad))
+    finally:
+        torch.set_num_threads(threads)
+    assert all(torch.equal(a, b) for a, b in zip(*runs, strict=True))
+
+
+def test_first_derivatives_are_three_native_calls() -> None:
+    """No matrix product is left to PyTorch unless a second derivative is wanted."""
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    seen: list[str] = []
+
+    class Recorder(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+            seen.append(str(func))
+            return func(*args, **(kwargs or {}))
+
+    inputs, grad = wide_gate()
+    out = ops.mlca_gate(*inputs)
+    with Recorder():
+        gradients(inputs, out, grad)
+    computed = [name for name in seen if "empty" not in name and "detach" not in name]
+    assert computed == [
+        "facekernels.mlca_gate_backward.default",
+        "facekernels.mlca_backward.default",
+    ]
+
+
+def huge_pages_on_request() -> bool:
+    path = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+    return path.exists() and "[madvise]" in path.read_text()
+
+
+@pytest.mark.skipif(not huge_pages_on_request(), reason="needs transparent huge pages by madvise")
+def test_a_large_gradient_does_not_fault_page_by_page() -> None:
+    import resource
+
+    dx = torch.empty(1, 32, 64, 72, 72)  # 42 MB: glibc maps it anew
+    pages = dx.numel() * 4 // resource.getpagesize()
+    pools = torch.zeros(1, 32, 64)
+    none = torch.empty(0)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    _native.C.mlca_backward(pools, pools, pools.int(), none, none, dx)
+    faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+    assert not dx.any()
+    assert faults < pages / 4
+
+
+def gate_backward_arguments() -> dict[str, Tensor]:
+    channels, hidden, none = torch.zeros(2, 3, 8), torch.zeros(2, 3, 2, 4), torch.empty(0)
+    w1, w2 = torch.zeros(2, 4, 8), torch.zeros(2, 8, 4)
+    return {
+        "d_out": channels, "d_scale": none, "w1": w1, "w2": w2, "scale": channels,
+        "mean": channels, "max": channels, "relu_mean": none, "pre": hidden,
+        "dz": torch.empty(2, 3, 8), "d_pre": torch.empty(2, 3, 2, 4),
+        "d_mean": torch.empty(2, 3, 8), "d_max": torch.empty(2, 3, 8), "d_relu_mean": none,
+        "dw1": torch.empty(2, 4, 8), "db1": torch.empty(2, 4), "dw2": torch.empty(2, 8, 4),
+        "db2": torch.empty(2, 8),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"scale": torch.zeros(3, 8)}, r"scale must be \[G, B, C\] and w1 .*got shapes \(3, 8\)"),
+        ({"scale": torch.zeros(2, 3, 8).int()}, "scale must be float32 or float64, got int32"),
+        ({"d_out": torch.zeros(2, 3, 7)}, r"d_out must have shape \(2, 3, 8\), got \(2, 3, 7\)"),
+        ({"d_out": torch.zeros(2, 3, 8).double()}, "d_out must be of the dtype"),
+        ({"pre": torch.zeros(2, 3, 4)}, r"pre must have shape \(2, 3, 2, 4\), got"),
+        ({"d_max": torch.zeros(2, 3, 8).double()}, "d_max must be float32, got float64"),
+        ({"dw2": torch.zeros(2, 4, 8).mT}, "dw2 must be contiguous"),
+        ({"scale": torch.zeros(2, 0, 8), "d_out": torch.empty(0)}, "mean must have shape"),
+    ],
+)
+def test_gate_backward_checks_for_itself(change: dict[str, Tensor], message: str) -> None:
+    arguments = gate_backward_arguments()
+    _native.C.mlca_gate_backward(*arguments.values())
+    with pytest.raises(ValueError, match=message):
+        _native.C.mlca_gate_backward(*{**arguments, **change}.values())
 
 
 class PublishedBranch(nn.Module):
