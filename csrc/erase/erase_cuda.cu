@@ -148,7 +148,7 @@ struct Map {
   }
 };
 
-// f(pixel, keys) for every pixel, whole warps at a time: pixel is -1 for lanes without one.
+// f(pixel, key) for every pixel, whole warps at a time: pixel is -1 for lanes without one.
 template <class A, class F>
 __device__ __forceinline__ void for_each_pixel(const Map<A>& map, F f) {
   const int height = static_cast<int>(map.to_height), width = static_cast<int>(map.to_width);
@@ -157,11 +157,11 @@ __device__ __forceinline__ void for_each_pixel(const Map<A>& map, F f) {
     const Tap<A> row = map.row(y);
     for (int first = 0; first < width; first += 32) {
       const int x = first + lane;
-      if (x < width) {
-        f(y * width + x, map.key(row, x));
-      } else {
-        f(-1, KeyOf<A>{0});
-      }
+      // One call for all lanes: f contains collectives of the whole warp.
+      const int pixel = x < width ? y * width + x : -1;
+      KeyOf<A> key = 0;
+      if (pixel >= 0) key = map.key(row, x);
+      f(pixel, key);
     }
   }
 }

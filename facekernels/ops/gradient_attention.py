@@ -125,19 +125,13 @@ def _size(size: Any) -> tuple[int, int] | None:
 def _dense(t: Tensor) -> Tensor:
     """`t` itself if each image is one run of memory, else a copy."""
     t = _check.resolve_neg(t)
-    _, channels, height, width = t.shape
-    expected = (height * width, width, 1)
-    dense = all(
-        n == 1 or s == e
-        for n, s, e in zip((channels, height, width), t.stride()[1:], expected, strict=True)
-    )
-    return t if dense else t.contiguous()
+    return t if _is_dense(t) else t.contiguous()
 
 
-def _is_channels_last(t: Tensor) -> bool:
-    """Whether each image is one run of memory with the channels inside."""
+def _is_dense(t: Tensor, channels_last: bool = False) -> bool:
+    """Whether each image is one run of memory, with the channels outside or inside."""
     _, channels, height, width = t.shape
-    expected = (1, width * channels, channels)
+    expected = (1, width * channels, channels) if channels_last else (height * width, width, 1)
     return all(
         n == 1 or s == e
         for n, s, e in zip((channels, height, width), t.stride()[1:], expected, strict=True)
@@ -147,7 +141,8 @@ def _is_channels_last(t: Tensor) -> bool:
 def _map(grad: Tensor, features: Tensor | None, reduce: str) -> Tensor:
     if features is not None:
         grad, features = _check.resolve_neg(grad), _check.resolve_neg(features)
-        if _is_channels_last(grad) and _is_channels_last(features):
+        both = (grad, features)  # one channel is dense either way, and faster as NCHW
+        if not all(map(_is_dense, both)) and all(_is_dense(t, channels_last=True) for t in both):
             return _forward(grad, features, reduce, channels_last=True)[0]
     return _forward(_dense(grad), None if features is None else _dense(features), reduce)[0]
 
