@@ -84,6 +84,21 @@ def test_every_cell_a_better_peak(
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("shape", [(1, 90), (90, 1), (3, 50)])
+def test_window_larger_than_the_map(backend: str, shape: tuple[int, int]) -> None:
+    maps = quantised(2, 3, *shape).float()
+    with fk.backend(backend):
+        for kernel in (9, 101, 199):
+            assert_same(maps, kernel=kernel, topk=40, threshold=-1.0)
+
+
+def test_wide_windows_need_little_memory() -> None:
+    """A radius per axis: one for both would ask for 65,536 rows of 60,000 cells."""
+    peaks = ops.heatmap_peaks(torch.rand(1, 1, 1, 20_000), kernel=39_999, topk=3)
+    assert peaks.count.item() == 1
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
 def test_plateaus_and_borders(backend: str) -> None:
     maps = torch.zeros(1, 1, 6, 9)
     maps[0, 0, 2, 3:5] = 1.0

@@ -50,22 +50,29 @@ class BestPeaks {
   std::vector<Peak<A>> peaks_;
 };
 
-// The rows within `radius` of the one being searched, widened and with a border of -infinity on
-// every side: a window then never leaves the buffer, and a border beats no cell.
+// The rows around the one being searched, widened and with a border of -infinity on the left and
+// right: a window then never leaves a row, and a border beats no cell. A radius beyond the map is
+// cut down to it.
 template <class A>
 class RowWindow {
  public:
-  RowWindow(int64_t width, int64_t radius)
-      : width_(width),
-        radius_(radius),
-        rows_(std::bit_ceil<uint64_t>(2 * radius + 1)),
-        stride_((width + kLanes<A> - 1) / kLanes<A> * kLanes<A> + 2 * radius),
-        cells_(rows_ * stride_, kNever) {}
+  RowWindow(const MapStack& maps, int64_t radius)
+      : width_(maps.width),
+        height_(maps.height),
+        radius_x_(std::min(radius, maps.width - 1)),
+        radius_y_(std::min(radius, maps.height - 1)),
+        rows_(std::bit_ceil<uint64_t>(2 * radius_y_ + 1)),
+        stride_((width_ + kLanes<A> - 1) / kLanes<A> * kLanes<A> + 2 * radius_x_),
+        cells_(rows_ * stride_, -std::numeric_limits<A>::infinity()) {}
 
-  // Row y of the map takes the place of a row more than 2 radius above it.
+  int64_t radius_x() const { return radius_x_; }
+  int64_t radius_y() const { return radius_y_; }
+  int64_t height() const { return height_; }
+
+  // Row y of the map takes the place of a row that no window reaches any more.
   template <class T>
   void load_row(int64_t y, const T* row, int64_t stride) {
-    A* const target = slot(y) + radius_;
+    A* const target = cells_.data() + offset(y);
     if (stride == 1) {
       for_each_vector<A>(width_, [&](int64_t x, auto full, int64_t count) {
         store_lanes(target + x, load_lanes(row + x, full, count), full, count);
@@ -74,27 +81,25 @@ class RowWindow {
       for (int64_t x = 0; x < width_; ++x) target[x] = A(row[x * stride]);
     }
   }
-  void clear_row(int64_t y) { std::fill_n(slot(y) + radius_, width_, kNever); }
-  // Column 0 of row y; columns -radius to width + radius exist.
-  const A* row(int64_t y) const { return cells_.data() + offset(y) + radius_; }
+  // Column 0 of row y; columns -radius_x to width + radius_x exist.
+  const A* row(int64_t y) const { return cells_.data() + offset(y); }
 
  private:
-  static constexpr A kNever = -std::numeric_limits<A>::infinity();
-  int64_t offset(int64_t y) const { return (y & (rows_ - 1)) * stride_; }
-  A* slot(int64_t y) { return cells_.data() + offset(y); }
+  int64_t offset(int64_t y) const { return (y & (rows_ - 1)) * stride_ + radius_x_; }
 
-  int64_t width_, radius_, rows_, stride_;
+  int64_t width_, height_, radius_x_, radius_y_, rows_, stride_;
   std::vector<A> cells_;
 };
 
 // Of the lanes in `candidates`, those that nothing in the window around them beats. The centre
 // beats itself in no lane: it is not greater, and ties count only in other cells.
 template <class A>
-uint64_t peak_bits(const RowWindow<A>& window, int64_t x, int64_t y, int64_t radius, bool strict,
-                   Vec<A> values, uint64_t candidates) {
-  for (int64_t v = y - radius; v <= y + radius && candidates; ++v) {
+uint64_t peak_bits(const RowWindow<A>& window, int64_t x, int64_t y, bool strict, Vec<A> values,
+                   uint64_t candidates) {
+  const int64_t last = std::min(y + window.radius_y(), window.height() - 1);
+  for (int64_t v = std::max<int64_t>(y - window.radius_y(), 0); v <= last && candidates; ++v) {
     const A* const row = window.row(v) + x;
-    for (int64_t u = -radius; u <= radius; ++u) {
+    for (int64_t u = -window.radius_x(); u <= window.radius_x(); ++u) {
       const Vec<A> others = load(row + u);
       candidates &= ~greater_bits(others, values);
       if (strict && (u != 0 || v != y)) candidates &= ~equal_bits(others, values);
@@ -107,24 +112,18 @@ uint64_t peak_bits(const RowWindow<A>& window, int64_t x, int64_t y, int64_t rad
 // windows compared, for all lanes at once.
 template <class T, class A = Accumulate<T>>
 void find_peaks(const MapStack& maps, const T* map, const PeaksArgs& args, RowWindow<A>& window,
-                int64_t radius, BestPeaks<A>& best) {
-  const auto advance_to = [&](int64_t y) {
-    if (y < maps.height) {
-      window.load_row(y, map + y * maps.stride_row, maps.stride_column);
-    } else {
-      window.clear_row(y);
-    }
-  };
-  for (int64_t y = -radius; y < 0; ++y) window.clear_row(y);
-  for (int64_t y = 0; y < radius; ++y) advance_to(y);
+                BestPeaks<A>& best) {
+  int64_t loaded = 0;
   for (int64_t y = 0; y < maps.height; ++y) {
-    advance_to(y + radius);
+    for (; loaded <= std::min(y + window.radius_y(), maps.height - 1); ++loaded) {
+      window.load_row(loaded, map + loaded * maps.stride_row, maps.stride_column);
+    }
     const A* const row = window.row(y);
     for (int64_t x = 0; x < maps.width; x += kLanes<A>) {
       const Vec<A> values = load(row + x);
       uint64_t peaks = greater_bits(values, splat(best.limit()));
       if (!peaks) continue;
-      peaks = peak_bits(window, x, y, radius, args.strict, values, peaks);
+      peaks = peak_bits(window, x, y, args.strict, values, peaks);
       for (; peaks; peaks &= peaks - 1) {
         const int64_t column = x + std::countr_zero(peaks);
         if (row[column] > best.limit()) {
@@ -159,13 +158,11 @@ void run(const PeaksArgs& args) {
   const MapStack& maps = args.maps;
   parallel_for(maps.count(), 2 * maps.cells(), [&](int64_t begin, int64_t end) {
     BestPeaks<A> best(std::min(args.topk, maps.cells()), static_cast<A>(args.threshold));
-    // A window that covers the whole map from every cell need not be larger.
-    const int64_t radius = std::min(args.radius, std::max(maps.width, maps.height));
-    RowWindow<A> window(maps.width, radius);
+    RowWindow<A> window(maps, args.radius);
     for (int64_t i = begin; i < end; ++i) {
       best.clear();
       const T* const map = static_cast<const T*>(args.heatmaps) + maps.offset(i);
-      if (args.topk > 0) find_peaks(maps, map, args, window, radius, best);
+      if (args.topk > 0) find_peaks(maps, map, args, window, best);
       write<T>(args, i, best.sorted());
     }
   });
