@@ -18,6 +18,7 @@ _CEILINGS = pytest.StashKey[dict]()
 
 def pytest_addoption(parser):
     parser.addoption("--threads", type=int, default=1, help="threads of every implementation")
+    parser.addoption("--allocator", choices=("kept", "default"), default="kept")
     parser.addoption("--seconds", type=float, default=1.0, help="time for the rounds of a case")
 
 
@@ -25,7 +26,8 @@ def pytest_configure(config):
     config.stash[_ROWS] = []
     config.stash[_CEILINGS] = {}
     set_threads(config.getoption("threads"))
-    keep_freed_memory()
+    if config.getoption("allocator") == "kept" and not torch.cuda.is_available():
+        keep_freed_memory()
 
 
 def pytest_generate_tests(metafunc):

@@ -121,9 +121,12 @@ def _single_thread(result: Result, others: Iterable[Result]) -> Result | None:
     """The run with one thread that a run with several is compared with."""
     if result["threads"] == 1:
         return None
-    same = (result["device"], result.get("dtype", "float32"))
+
+    def comparable(r: Result) -> tuple[Any, ...]:
+        return r["device"], r.get("dtype", "float32"), r.get("freed_memory_kept", False)
+
     for other in others:
-        if other["threads"] == 1 and (other["device"], other.get("dtype", "float32")) == same:
+        if other["threads"] == 1 and comparable(other) == comparable(result):
             return other
     return None
 

@@ -3,6 +3,7 @@
 import importlib.util
 import itertools
 import json
+import platform
 import subprocess
 import sys
 from functools import partial
@@ -146,6 +147,7 @@ def test_report_compares_threads(tmp_path: Path, result: dict[str, Any]) -> None
     assert "| G1, forward | 40.0 us | 2.50x |" in page
 
 
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="mallopt is glibc's")
 def test_freed_memory_is_kept() -> None:
     """A block that was freed and is wanted again brings no page faults."""
     code = (

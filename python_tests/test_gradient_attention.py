@@ -245,7 +245,9 @@ def test_the_reference_agrees_for_a_model() -> None:
 
 @pytest.mark.parametrize("backend", [b for b in fk.backends() if b != "reference"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
-@pytest.mark.parametrize("shape", [(2, 3, 4, 5), (3, 130, 7, 7), (1, 301, 1, 9), (2, 33, 14, 14)])
+@pytest.mark.parametrize(
+    "shape", [(2, 3, 4, 5), (3, 130, 7, 7), (1, 301, 1, 9), (2, 1, 8, 9), (1, 140, 64, 33)]
+)
 def test_grad_cam_of_channels_last(
     backend: str, dtype: torch.dtype, shape: tuple[int, ...]
 ) -> None:
@@ -274,3 +276,21 @@ def test_grad_cam_without_a_gradient_compiles(layout: torch.memory_format) -> No
     compiled = torch.compile(function, fullgraph=True)
     assert torch.equal(compiled(grad, features), function(grad, features))
     assert torch.equal(function(lazy, features), function(-grad, features))
+
+
+def test_grad_cam_copies_no_channels_last() -> None:
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    seen: list[str] = []
+
+    class Recorder(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+            seen.append(str(func))
+            return func(*args, **(kwargs or {}))
+
+    wide = torch.randn(4, 20, 6, 5).to(memory_format=torch.channels_last)
+    for grad, features in ((wide, wide), (wide[::2], wide[1::2])):
+        with Recorder():
+            gradient_attention_map(grad, features, reduce="gradcam")
+    assert not [name for name in seen if "copy" in name or "clone" in name]
+    assert "facekernels.gradient_attention_forward.default" in seen

@@ -13,7 +13,8 @@ namespace facekernels {
 // Asks for huge pages behind `bytes` that are about to be written whole. glibc maps allocations
 // above 32 MB anew each time, and the kernel then enters on every 4 KB; NumPy asks for the same.
 // A hint: smaller buffers, other systems and refusals change nothing.
-inline void prefer_huge_pages([[maybe_unused]] void* data, [[maybe_unused]] size_t bytes) {
+[[gnu::always_inline]] inline void prefer_huge_pages([[maybe_unused]] void* data,
+                                                     [[maybe_unused]] size_t bytes) {
 #if defined(__linux__)
   constexpr uintptr_t kPage = 2u << 20;
   constexpr size_t kMapped = 32u << 20;

@@ -166,15 +166,16 @@ __device__ __forceinline__ void for_each_pixel(const Map<A>& map, F f) {
   }
 }
 
-// The same over values or keys in rows without a gap, four neighbours of a lane per load.
+// The same over values or keys in rows without a gap, 16 bytes of neighbours of a lane per load.
 template <class V, class F>
 __device__ __forceinline__ void for_each_group(const V* values, int pixels, F f) {
-  for (int first = 0; first < pixels; first += kThreads * kGroup) {  // uniform in the block
-    const int at = first + static_cast<int>(threadIdx.x) * kGroup;
-    Pack<V, kGroup> group{};
-    if (at < pixels) group = load_pack<V, kGroup>(values, at);  // the last one is padded
+  constexpr int kWord = 16 / static_cast<int>(sizeof(V));
+  for (int first = 0; first < pixels; first += kThreads * kWord) {  // uniform in the block
+    const int at = first + static_cast<int>(threadIdx.x) * kWord;
+    Pack<V, kWord> group{};
+    if (at < pixels) group = load_pack<V, kWord>(values, at);  // the last one is padded
     FK_UNROLL
-    for (int i = 0; i < kGroup; ++i) f(at + i < pixels ? at + i : -1, group.values[i]);
+    for (int i = 0; i < kWord; ++i) f(at + i < pixels ? at + i : -1, group.values[i]);
   }
 }
 

@@ -118,17 +118,25 @@ void gradcam(const ForwardArgs& args) {
   });
 }
 
-// The sums of a block of channels over all positions stay in registers.
-template <class T, int kVectors, class A = Accumulate<T>>
-void mean_of_columns(const T* rows, const Shape& shape, A* mean) {
-  Vec<A> sums[kVectors] = {};
-  for (int64_t p = 0; p < shape.positions; ++p) {
-    const T* const row = rows + p * shape.channels;
+// Means of up to kVectors vectors of channels over all positions, in registers. The sums of kRun
+// positions are added up: rounding errors of one long chain would grow with the map.
+template <class T, int kVectors, bool kFull, class A = Accumulate<T>>
+void mean_of_columns(const T* rows, const Shape& shape, A* mean, std::bool_constant<kFull> full,
+                     int64_t lanes) {
+  constexpr int64_t kRun = 256;
+  Vec<A> totals[kVectors] = {};
+  for (int64_t first = 0; first < shape.positions; first += kRun) {
+    const int64_t end = std::min(first + kRun, shape.positions);
+    Vec<A> sums[kVectors] = {};
+    for (int64_t p = first; p < end; ++p) {
+      const T* const row = rows + p * shape.channels;
 #pragma GCC unroll 8
-    for (int v = 0; v < kVectors; ++v) sums[v] += load(row + v * kLanes<A>);
+      for (int v = 0; v < kVectors; ++v) sums[v] += load_lanes(row + v * kLanes<A>, full, lanes);
+    }
+    for (int v = 0; v < kVectors; ++v) totals[v] += sums[v];
   }
   for (int v = 0; v < kVectors; ++v) {
-    store(mean + v * kLanes<A>, sums[v] / static_cast<A>(shape.positions));
+    store_lanes(mean + v * kLanes<A>, totals[v] / static_cast<A>(shape.positions), full, lanes);
   }
 }
 
@@ -139,23 +147,24 @@ void gradcam_channels_last(const ForwardArgs& args) {
   constexpr int64_t kColumns = kVectors * kLanes<A>;
   const Shape& shape = args.shape;
   A* const all_weights = static_cast<A*>(args.weights);
-  parallel_for(shape.batch, shape.size(), [&](int64_t begin, int64_t end) {
-    for (int64_t b = begin; b < end; ++b) {
-      const T* const grad = static_cast<const T*>(args.grad) + b * shape.grad_stride;
-      A* const weights = all_weights + b * shape.channels;
-      int64_t c = 0;
-      for (; c + kColumns <= shape.channels; c += kColumns) {
-        mean_of_columns<T, kVectors>(grad + c, shape, weights + c);
-      }
-      for_each_vector<A>(shape.channels - c, [&](int64_t j, auto full, int64_t lanes) {
-        Vec<A> sum{};
-        for (int64_t p = 0; p < shape.positions; ++p) {
-          sum += load_lanes(grad + p * shape.channels + c + j, full, lanes);
+  const int64_t blocks = (shape.channels + kColumns - 1) / kColumns;
+  parallel_for(
+      shape.batch * blocks, shape.positions * std::min(shape.channels, kColumns),
+      [&](int64_t begin, int64_t end) {
+        for (int64_t item = begin; item < end; ++item) {
+          const int64_t b = item / blocks, c = item % blocks * kColumns;
+          const int64_t count = std::min(kColumns, shape.channels - c);
+          const T* const grad = static_cast<const T*>(args.grad) + b * shape.grad_stride + c;
+          A* const weights = all_weights + b * shape.channels + c;
+          if (count == kColumns) {
+            mean_of_columns<T, kVectors>(grad, shape, weights, std::true_type{}, kLanes<A>);
+            continue;
+          }
+          for_each_vector<A>(count, [&](int64_t j, auto full, int64_t lanes) {
+            mean_of_columns<T, 1>(grad + j, shape, weights + j, full, lanes);
+          });
         }
-        store_lanes(weights + c + j, sum / static_cast<A>(shape.positions), full, lanes);
       });
-    }
-  });
   parallel_for(shape.batch * shape.positions, shape.channels, [&](int64_t begin, int64_t end) {
     for (int64_t item = begin; item < end; ++item) {
       const int64_t b = item / shape.positions, p = item % shape.positions;

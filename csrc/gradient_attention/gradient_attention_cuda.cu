@@ -70,6 +70,19 @@ __global__ void __launch_bounds__(kThreads) channel_weights(const ForwardArgs ar
   }
 }
 
+// The sums that a lane has in the groups of its block, added in order; complete in group 0.
+template <class A>
+__device__ __forceinline__ A sum_of_groups(A (&parts)[kGroups][32], A sum) {
+  const int lane = threadIdx.x % 32, group = threadIdx.x / 32;
+  parts[group][lane] = sum;
+  __syncthreads();
+  if (group != 0) return sum;
+  A total = A(0);
+  FK_UNROLL
+  for (int i = 0; i < kGroups; ++i) total += parts[i][lane];
+  return total;
+}
+
 template <class T>
 __global__ void __launch_bounds__(kThreads)
     gradcam(const ForwardArgs args, const int64_t tiles_per_image) {
@@ -88,14 +101,8 @@ __global__ void __launch_bounds__(kThreads)
   for (int64_t c = group; c < shape.channels; c += kGroups) {
     sum += weights[c] * widen(features[c * shape.positions]);
   }
-  parts[group][lane] = sum;
-  __syncthreads();
-  if (group == 0) {
-    A total = A(0);
-    FK_UNROLL
-    for (int i = 0; i < kGroups; ++i) total += parts[i][lane];
-    if (inside) static_cast<A*>(args.map)[b * shape.positions + p] = relu(total);
-  }
+  sum = sum_of_groups(parts, sum);
+  if (group == 0 && inside) static_cast<A*>(args.map)[b * shape.positions + p] = relu(sum);
 }
 
 // channels_last: a lane per channel and kGroups groups of positions for the weights, a warp per
@@ -116,16 +123,9 @@ __global__ void __launch_bounds__(kThreads)
   for (int64_t p = group; p < shape.positions; p += kGroups) {
     sum += widen(grad[p * shape.channels]);
   }
-  parts[group][lane] = sum;
-  __syncthreads();
-  if (group == 0) {
-    A total = A(0);
-    FK_UNROLL
-    for (int i = 0; i < kGroups; ++i) total += parts[i][lane];
-    if (inside) {
-      static_cast<A*>(args.weights)[b * shape.channels + c] =
-          total / static_cast<A>(shape.positions);
-    }
+  sum = sum_of_groups(parts, sum);
+  if (group == 0 && inside) {
+    static_cast<A*>(args.weights)[b * shape.channels + c] = sum / static_cast<A>(shape.positions);
   }
 }
 

@@ -34,6 +34,12 @@ MapLayout layout_of(const char* name, const TensorView& x) {
 }
 
 // `relu_mean` and `argmax` may be tensors without elements: then they are not computed.
+// The kernels of the gate have a row of the grid for each group.
+void check_groups(Device device, int64_t groups) {
+  check(device.type == DeviceType::kCpu || groups <= 65535,
+        "at most 65535 groups are possible on CUDA");
+}
+
 void mlca_forward(const TensorView& x, const TensorView& w1, const TensorView& b1,
                   const TensorView& w2, const TensorView& b2, bool average, const TensorView& out,
                   const TensorView& scale, const TensorView& mean, const TensorView& max,
@@ -53,6 +59,7 @@ void mlca_forward(const TensorView& x, const TensorView& w1, const TensorView& b
   if (with_argmax) check_dense("argmax", argmax, DType::kInt32, x.device, {g, b, c});
   if (average) check_dense("relu_mean", relu_mean, acc, x.device, {g, b, c});
   check_dense("pre", pre, acc, x.device, {g, b, 2, r});
+  check_groups(x.device, g);
   if (m.rows() == 0) return;
   launch_on(
       x.device,
@@ -133,6 +140,7 @@ void mlca_gate_backward(const TensorView& d_out, const TensorView& d_scale, cons
     dense("db2", db2, {g, c});
   }
   check(g * b * c > 0, "scale must have elements");
+  check_groups(device, g);
   GateBackwardArgs args{};
   args.groups = g, args.batch = b, args.channels = c, args.hidden = r;
   args.dtype = d_out.numel() > 0 ? d_out.dtype : acc;

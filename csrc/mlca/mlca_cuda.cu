@@ -126,7 +126,6 @@ __global__ void __launch_bounds__(kOwnedRows) stats_of_owned_rows(const ForwardA
 template <class T>
 __global__ void __launch_bounds__(kThreads) stats_of_long_rows(const ForwardArgs args) {
   using A = Accumulate<T>;
-  constexpr int kWarps = kThreads / 32;
   FK_SHARED(A, sums, [kWarps]);
   FK_SHARED(A, relu_sums, [kWarps]);
   FK_SHARED(A, maxima, [kWarps]);

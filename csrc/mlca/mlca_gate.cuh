@@ -67,7 +67,9 @@ __global__ void __launch_bounds__(kThreads) gate(const ForwardArgs args, const b
     multiply_narrow<kPaths<A>>(
         paths, partial, w1,
         [&](int row, int c) {
-          return (row < kGateSamples<A> ? mean : max)[block.of_channels(row % kGateSamples<A>) + c];
+          // Not in one expression: g++ 12 with -fsanitize=undefined loses `row` in it.
+          const A* const stats = row < kGateSamples<A> ? mean : max;
+          return stats[block.of_channels(row % kGateSamples<A>) + c];
         },
         [&](int row, int lane, A sum) {
           if (block.has(row % kGateSamples<A>) && begin + lane < units) {
@@ -138,7 +140,7 @@ __global__ void __launch_bounds__(kThreads) gate_backward(const GateBackwardArgs
           if (!block.has(i) || begin + lane >= units) return;
           for (int path = i; path < kPaths<A>; path += kGateSamples<A>) {
             const int64_t at = block.of_path(path) + begin + lane;
-            d_pre[at] = sum * A(static_cast<const A*>(args.pre)[at] > A(0));
+            d_pre[at] = passes_relu(static_cast<const A*>(args.pre)[at]) ? sum : A(0);
           }
         });
   }
@@ -173,7 +175,7 @@ __global__ void __launch_bounds__(kThreads) gate_backward(const GateBackwardArgs
         if (args.average) {
           static_cast<A*>(args.d_relu_mean)[at] = d_pooled;
         } else {
-          d_max += d_pooled * A(max[at] > A(0));
+          if (passes_relu(max[at])) d_max += d_pooled;
         }
       }
       static_cast<A*>(args.d_max)[at] = d_max;

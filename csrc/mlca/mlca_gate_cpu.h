@@ -186,8 +186,8 @@ void gate_backward(const GateBackwardArgs& args, int64_t group, int64_t row, int
     A* const d = d_pre + 2 * i * units;
     for (int64_t r = 0; r < units; ++r) {
       const A dh = d[r];
-      d[r] = dh * A(p[r] > 0);
-      d[units + r] = dh * A(p[units + r] > 0);
+      d[r] = passes_relu(p[r]) ? dh : A(0);
+      d[units + r] = passes_relu(p[units + r]) ? dh : A(0);
     }
   }
   if (!args.d_mean) return;
@@ -204,8 +204,8 @@ void gate_backward(const GateBackwardArgs& args, int64_t group, int64_t row, int
     if (d_pooled) {
       store_lanes(d_pooled + i, d, full, lanes);
     } else {
-      const Vec<A> one = load_lanes(max + i, full, lanes) > Vec<A>{} ? splat(A(1)) : Vec<A>{};
-      store_lanes(d_max + i, load_lanes(d_max + i, full, lanes) + d * one, full, lanes);
+      const Vec<A> passed = load_lanes(max + i, full, lanes) <= Vec<A>{} ? Vec<A>{} : d;
+      store_lanes(d_max + i, load_lanes(d_max + i, full, lanes) + passed, full, lanes);
     }
   });
 }

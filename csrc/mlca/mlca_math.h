@@ -27,4 +27,10 @@ FK_HOST_DEVICE inline bool replaces(A value, int index, A best, int best_index) 
   return value > best || (value == best && index < best_index);
 }
 
+// Whether a gradient passes relu at v; a NaN lets it pass, as in torch.
+template <class A>
+FK_HOST_DEVICE inline bool passes_relu(A v) {
+  return !(v <= A(0));
+}
+
 }  // namespace facekernels::mlca

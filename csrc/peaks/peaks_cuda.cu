@@ -129,8 +129,7 @@ __global__ void __launch_bounds__(Size::kThreads, 1) find_peaks(const PeaksArgs 
   const int cells = static_cast<int>(maps.cells()), width = static_cast<int>(maps.width);
   const int thread = static_cast<int>(threadIdx.x);
   const A threshold = static_cast<A>(args.threshold);
-  // A window that covers the whole map from every cell need not be larger.
-  const int radius = static_cast<int>(min(args.radius, max(maps.width, maps.height)));
+  const int radius = static_cast<int>(args.radius);
   const Candidates<A> all{scores, candidates};
   const auto at = [&](int64_t x, int64_t y) {
     return static_cast<A>(widen(h[y * maps.stride_row + x * maps.stride_column]));

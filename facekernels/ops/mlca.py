@@ -225,8 +225,9 @@ class _Gate(torch.autograd.Function):
         if (d_out is not None or d_scale is not None) and (want_map or want_weights):
             if torch.is_grad_enabled() or scale.numel() == 0:
                 of_gate = _composed_gate_backward(
-                    d_out, d_scale, w1, b1, w2, scale, mean, maximum, relu_mean, ctx.average
-                )
+                    d_out, d_scale, w1, b1, w2, scale, mean, maximum, relu_mean, ctx.average,
+                    want_map, want_weights,
+                )  # fmt: skip
             else:
                 of_gate = _gate_backward(
                     d_out, d_scale, w1, w2, scale, mean, maximum, relu_mean, pre,
@@ -285,6 +286,7 @@ def _gate_backward(
 def _composed_gate_backward(
     d_out: Tensor | None, d_scale: Tensor | None, w1: Tensor, b1: Tensor, w2: Tensor,
     scale: Tensor, mean: Tensor, maximum: Tensor, relu_mean: Tensor, average: bool,
+    want_map: bool, want_weights: bool,
 ) -> _GateGradients:  # fmt: skip
     """The same in differentiable operations, for second derivatives and for empty maps."""
     d_pooled = None
@@ -297,16 +299,23 @@ def _composed_gate_backward(
     pre_mean = torch.baddbmm(b1.unsqueeze(1), mean, w1.mT)
     pre_max = torch.baddbmm(b1.unsqueeze(1), maximum, w1.mT)
     dh = dz @ w2
-    d_pre_mean, d_pre_max = dh * (pre_mean > 0), dh * (pre_max > 0)
-    dw1 = torch.baddbmm(d_pre_mean.mT @ mean, d_pre_max.mT, maximum)
-    dw2 = dz.mT @ (torch.relu(pre_mean) + torch.relu(pre_max))
-    d_max = d_pre_max @ w1
-    if d_pooled is not None and not average:
-        d_max = d_max + d_pooled * (maximum > 0)
-    return _GateGradients(
-        (d_pre_mean @ w1, d_max, d_pooled if average else None),
-        (dw1, (d_pre_mean + d_pre_max).sum(1), dw2, 2 * dz.sum(1)),
+    zero = dh.new_zeros(())
+    d_pre_mean, d_pre_max = (
+        torch.where(pre_mean <= 0, zero, dh),
+        torch.where(pre_max <= 0, zero, dh),
     )
+    result = _GateGradients()
+    if want_map:
+        d_max = d_pre_max @ w1
+        if d_pooled is not None and not average:
+            d_max = d_max + torch.where(maximum <= 0, zero, d_pooled)
+        result = result._replace(pools=(d_pre_mean @ w1, d_max, d_pooled if average else None))
+    if want_weights:
+        dw1 = torch.baddbmm(d_pre_mean.mT @ mean, d_pre_max.mT, maximum)
+        dw2 = dz.mT @ (torch.relu(pre_mean) + torch.relu(pre_max))
+        of_weights = (dw1, (d_pre_mean + d_pre_max).sum(1), dw2, 2 * dz.sum(1))
+        result = result._replace(weights=of_weights)
+    return result
 
 
 def _plus(a: Tensor | None, b: Tensor | None) -> Tensor | None:
@@ -335,9 +344,10 @@ def _pool_backward(
     dx = like.empty()
     if x.numel():  # the kernel walks x and dx with the same strides
         x = torch.empty_like(dx).copy_(x) if x.stride() != dx.stride() else x
-    launch(
-        _BACKWARD, d_mean.contiguous(), d_max.contiguous(), argmax, d_relu_mean.contiguous(), x, dx
+    d_mean, d_max, d_relu_mean = (
+        _check.resolve_neg(d).contiguous() for d in (d_mean, d_max, d_relu_mean)
     )
+    launch(_BACKWARD, d_mean, d_max, argmax, d_relu_mean, x, dx)
     return dx
 
 
