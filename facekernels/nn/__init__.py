@@ -1,6 +1,21 @@
-"""Modules built on the ops."""
+"""Modules built on the ops, and the backbones of the systems."""
 
 from facekernels.nn.gradient_attention import gradient_attention
 from facekernels.nn.mlca import MLCA, LANet, SpatialGate, load_swinface_attention
+from facekernels.nn.mobilenet import MobileNetV2
+from facekernels.nn.resnet import ResNet, resnet18, resnet34, resnet50
+from facekernels.nn.swin import SwinTransformer
 
-__all__ = ["MLCA", "LANet", "SpatialGate", "gradient_attention", "load_swinface_attention"]
+__all__ = [
+    "MLCA",
+    "LANet",
+    "MobileNetV2",
+    "ResNet",
+    "SpatialGate",
+    "SwinTransformer",
+    "gradient_attention",
+    "load_swinface_attention",
+    "resnet18",
+    "resnet34",
+    "resnet50",
+]

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import math
-import subprocess
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from statistics import fmean, stdev
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from facekernels.systems.common.commit import commit
 from facekernels.systems.sga.data import SETS, Split, split
 from facekernels.systems.sga.deepfool import fit_deepfool
 from facekernels.systems.sga.eager import fit_eager
@@ -184,17 +183,6 @@ def t_interval(values: Sequence[float]) -> Interval:
 
     half = float(t.ppf(0.975, len(values) - 1)) * stdev(values) / math.sqrt(len(values))
     return Interval(mean, mean - half, mean + half)
-
-
-def commit() -> str:
-    """The checkout's commit, with "-dirty" if files differ from it; "unknown" elsewhere."""
-    try:
-        return subprocess.run(
-            ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
-            cwd=Path(__file__).parent, capture_output=True, text=True, check=True,
-        ).stdout.strip()  # fmt: skip
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
 
 
 def _judge(

@@ -1,0 +1,75 @@
+"""Reading a training's checkpoint: tensors and plain values, of the system that was asked for."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+ENTRY = "facekernels"
+"""The key of a checkpoint under which a system describes itself."""
+
+
+def read_checkpoint(path: str | Path, map_location: Any = "cpu") -> dict[str, Any]:
+    """The dictionary in a checkpoint file, of tensors and plain values.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is damaged, or holds more than tensors and plain values.
+    """
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"checkpoint not found: {path}")
+    try:
+        loaded = torch.load(path, map_location=map_location, weights_only=True)
+    except (RuntimeError, EOFError, pickle.UnpicklingError, ValueError) as error:
+        raise ValueError(
+            f"{path} is not a checkpoint of tensors and plain values: {_first_line(error)}"
+        ) from error
+    if not isinstance(loaded, dict):
+        raise ValueError(f"{path} must hold a dictionary, got {type(loaded).__name__}")
+    return loaded
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0]
+
+
+def check_checkpoint(checkpoint: dict[str, Any], system: str, version: int) -> None:
+    """A checkpoint must be one of `system`, in format `version`.
+
+    Raises:
+        ValueError: it is not; the sentence says what it is.
+    """
+    entry = checkpoint.get(ENTRY)
+    if not isinstance(entry, dict):
+        raise ValueError(
+            f"the checkpoint must be one of facekernels' {system}, got one that does not name its "
+            f"system (keys {', '.join(sorted(map(str, checkpoint))[:6])})"
+        )
+    if entry.get("system") != system:
+        raise ValueError(
+            f"the checkpoint must be one of {system}, got one of {entry.get('system')}"
+        )
+    if entry.get("format") != version:
+        raise ValueError(
+            f"the checkpoint of {system} must have format {version}, got format "
+            f"{entry.get('format')} written by facekernels {entry.get('version')}"
+        )
+
+
+def model_of_checkpoint(
+    checkpoint: dict[str, Any], system: str, version: int
+) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Settings and state dict of the network in a training's checkpoint.
+
+    Raises:
+        ValueError: it is not a checkpoint of `system` in format `version`.
+    """
+    check_checkpoint(checkpoint, system, version)
+    prefix = "network."
+    state = {k[len(prefix) :]: v for k, v in checkpoint["state_dict"].items()
+             if k.startswith(prefix)}  # fmt: skip
+    return checkpoint[ENTRY]["settings"], state

@@ -1,0 +1,77 @@
+"""The LightningDataModule that the trained systems derive from."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import lightning
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from facekernels.systems.common.steps import ShardOfRank, StepBatches, StepLoader
+
+
+class StepData(lightning.LightningDataModule):
+    """Loaders by step for training, and of every image once for evaluation.
+
+    Args:
+        batch_size: images per step, over all processes.
+        eval_batch_size: images per batch of an evaluation, in each process.
+        workers: loader processes.
+        seed: of order and augmentation.
+    """
+
+    def __init__(
+        self, batch_size: int = 32, eval_batch_size: int = 256, workers: int = 0, seed: int = 0
+    ) -> None:
+        super().__init__()
+        self.batch_size = batch_size
+        self.eval_batch_size = eval_batch_size
+        self.workers = workers
+        self.seed = seed
+
+    def step_loader(self, data: Dataset[Any], weights: Tensor | None = None) -> StepLoader:
+        """Training batches of `data`, from the step the trainer stands at.
+
+        Raises:
+            ValueError: the trainer has no number of steps.
+        """
+        assert self.trainer is not None
+        trainer = self.trainer
+        if trainer.max_steps < 1:
+            raise ValueError(
+                "training is counted in steps: trainer.max_steps must be at least 1, got "
+                f"{trainer.max_steps}"
+            )
+        accumulate = trainer.accumulate_grad_batches
+        batches = StepBatches(
+            len(data),  # type: ignore[arg-type]
+            self.batch_size,
+            trainer.max_steps * accumulate,
+            seed=self.seed,
+            weights=weights,
+            start=trainer.global_step * accumulate,
+            rank=trainer.global_rank,
+            world=trainer.world_size,
+        )
+        return StepLoader(data, batch_sampler=batches, **self._workers(data))
+
+    def eval_loader(self, data: Dataset[Any]) -> DataLoader[Any]:
+        """Every image of `data` once, shared by the processes."""
+        assert self.trainer is not None
+        shard = ShardOfRank(data, self.trainer.global_rank, self.trainer.world_size)
+        return DataLoader(data, self.eval_batch_size, sampler=shard, **self._workers(data))
+
+    def _workers(self, data: Dataset[Any]) -> dict[str, Any]:
+        return {
+            "num_workers": self.workers,
+            "persistent_workers": self.workers > 0,
+            "pin_memory": self.trainer is not None
+            and self.trainer.strategy.root_device.type == "cuda",
+            # A data set that fetches a whole batch has put it together already.
+            "collate_fn": _as_it_is if hasattr(data, "__getitems__") else None,
+        }
+
+
+def _as_it_is(batch: Any) -> Any:
+    return batch
