@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from statistics import fmean, stdev
+from statistics import fmean
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from facekernels.metrics.intervals import Interval, t_interval
 from facekernels.systems.common.commit import commit
 from facekernels.systems.sga.data import SETS, Split, split
 from facekernels.systems.sga.deepfool import fit_deepfool
@@ -62,14 +63,6 @@ class Row(NamedTuple):
     fooling_ratio: float
     gradients: int
     updates: int
-
-
-class Interval(NamedTuple):
-    """Mean and 95 % interval of Student's t over seeds."""
-
-    mean: float
-    low: float
-    high: float
 
 
 @dataclass(frozen=True)
@@ -172,17 +165,6 @@ def steps(settings: Settings) -> int:
     """How often `run` reports progress."""
     each = len(ARCHITECTURES) * (1 + len(METHODS))
     return len(settings.sets) * len(settings.seeds) * each
-
-
-def t_interval(values: Sequence[float]) -> Interval:
-    """Mean and 95 % interval by Student's t; without bounds (NaN) for one value."""
-    mean = fmean(values)
-    if len(values) < 2:
-        return Interval(mean, math.nan, math.nan)
-    from scipy.stats import t
-
-    half = float(t.ppf(0.975, len(values) - 1)) * stdev(values) / math.sqrt(len(values))
-    return Interval(mean, mean - half, mean + half)
 
 
 def _judge(
