@@ -1,4 +1,4 @@
-"""The `facekernels` command: info, demo, bench, cluster, reproduce."""
+"""The `facekernels` command: info, demo, bench, cluster, systems' training, reproduce."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from functools import partial
 
 from facekernels._version import __version__
 
@@ -25,7 +26,8 @@ def _dispatch(argv: list[str]) -> int:
     # The sub-commands parse their own arguments, so that none is imported before it is needed.
     commands = {
         "info": _info, "demo": _demo, "bench": _bench, "cluster": _cluster,
-        "reproduce": _reproduce,
+        "reproduce": _reproduce, "predict": _predict,
+        **{name: partial(_train, name) for name in ("fit", "validate", "test")},
     }  # fmt: skip
     if argv and argv[0] in commands:
         return commands[argv[0]](argv[1:])
@@ -40,7 +42,13 @@ def _dispatch(argv: list[str]) -> int:
     subparsers.add_parser("demo", help="run, check and time the ops on real photographs")
     subparsers.add_parser("bench", help="run the benchmarks of a source checkout")
     subparsers.add_parser("cluster", help="cluster faces by their features")
-    subparsers.add_parser("reproduce", help="run a comparison again: sga, linkage")
+    subparsers.add_parser("fit", help="train a system: balanced_fer, swinface")
+    subparsers.add_parser("validate", help="evaluate a training on its validation split")
+    subparsers.add_parser("test", help="evaluate a training on its test split")
+    subparsers.add_parser("predict", help="say what a trained system sees in image files")
+    subparsers.add_parser(
+        "reproduce", help="run a comparison again: sga, linkage, balanced_fer, swinface"
+    )
     parser.parse_args(argv)
     parser.print_help()
     return 0
@@ -86,6 +94,24 @@ def _reproduce(argv: list[str]) -> int:
         return reproduce.main(argv)
     except ModuleNotFoundError as error:
         return _missing("reproduce", error, extra="systems,train,scale")
+
+
+def _train(command: str, argv: list[str]) -> int:
+    try:
+        from facekernels.cli import systems
+
+        return systems.main(command, argv)
+    except ModuleNotFoundError as error:
+        return _missing(command, error, extra="systems,train")
+
+
+def _predict(argv: list[str]) -> int:
+    try:
+        from facekernels.cli import predict
+
+        return predict.main(argv)
+    except ModuleNotFoundError as error:
+        return _missing("predict", error, extra="systems")
 
 
 def _missing(command: str, error: ModuleNotFoundError, extra: str | None = None) -> int:

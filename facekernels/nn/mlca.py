@@ -33,6 +33,8 @@ class MLCA(nn.Module):
         reduction: the gate's hidden size is ``max(1, sum(out_channels) // reduction)``.
         kernel_size: odd size of the level convolutions.
         pool: ``"max"`` (published) or ``"avg"``, the global pooling.
+        channel_attention: False leaves the gate out, for comparison: convolutions, ReLU, pooling
+            and BatchNorm only.
         spatial: None (published), ``"cbam"`` (CBAM's spatial gate) or ``"lanet"`` (two 1x1
             bottleneck maps, their maximum; ``lanet_drop`` drops one map per sample in training).
         lanet_drop: probability of that drop, MAD in the published code.
@@ -62,6 +64,7 @@ class MLCA(nn.Module):
         reduction: int = 16,
         kernel_size: int = 3,
         pool: str = "max",
+        channel_attention: bool = True,
         spatial: str | None = None,
         lanet_drop: float = 0.6,
         structured_backward: bool | None = None,
@@ -89,11 +92,17 @@ class MLCA(nn.Module):
         self.in_channels = tuple(in_channels)
         self.out_channels = tuple(out_channels)
         self.pool = pool
+        self.channel_attention = channel_attention
         self.spatial = spatial
         self.structured_backward = structured_backward
         self.nets = nn.ModuleList(
             _Branch(
-                self.in_channels, self.out_channels, reduction, kernel_size, spatial, lanet_drop
+                self.in_channels,
+                self.out_channels,
+                reduction if channel_attention else None,
+                kernel_size,
+                spatial,
+                lanet_drop,
             )
             for _ in range(branches)
         )
@@ -104,18 +113,21 @@ class MLCA(nn.Module):
             raise ValueError(
                 f"x must be [B, {sum(self.in_channels)}, H, W], got shape {_check.shape_of(x)}"
             )
-        gate = self._gate_weights()
+        gate = self._gate_weights() if self.channel_attention else None
         if self._uses_pools(x):
             mean, maximum = self._multi_level_pools(x)
-            pooled = _gate_of_pools(mean, maximum, *gate).to(x.dtype)
-        elif self.spatial is None:
+            pooled = torch.relu(maximum) if gate is None else _gate_of_pools(mean, maximum, *gate)
+            pooled = pooled.to(x.dtype)
+        elif self.spatial is None and gate is not None:
             pooled = mlca_gate(self._multi_level_features(x), *gate, pool=self.pool)
         else:
-            gated = channel_gate(self._multi_level_features(x), *gate)
-            maps = [
-                net.spatial_attention(c) for net, c in zip(self._branches(), gated, strict=True)
-            ]
-            flat = torch.relu(torch.stack(maps)).flatten(3)
+            maps = self._multi_level_features(x)
+            if gate is not None:
+                maps = channel_gate(maps, *gate)
+            if self.spatial is not None:
+                branches = zip(self._branches(), maps, strict=True)
+                maps = torch.stack([net.spatial_attention(c) for net, c in branches])
+            flat = torch.relu(maps).flatten(3)
             pooled = flat.max(-1).values if self.pool == "max" else flat.mean(-1)
         return torch.stack([net.norm(v) for net, v in zip(self._branches(), pooled, strict=True)])
 
@@ -185,7 +197,8 @@ class MLCA(nn.Module):
     def extra_repr(self) -> str:
         return (
             f"in_channels={self.in_channels}, out_channels={self.out_channels}, "
-            f"branches={len(self.nets)}, pool={self.pool!r}, spatial={self.spatial!r}"
+            f"branches={len(self.nets)}, pool={self.pool!r}, "
+            f"channel_attention={self.channel_attention}, spatial={self.spatial!r}"
         )
 
 
@@ -210,7 +223,7 @@ class _Branch(nn.Module):
         self,
         in_channels: tuple[int, ...],
         out_channels: tuple[int, ...],
-        reduction: int,
+        reduction: int | None,
         kernel_size: int,
         spatial: str | None,
         lanet_drop: float,
@@ -218,7 +231,8 @@ class _Branch(nn.Module):
         super().__init__()
         channels = sum(out_channels)
         self.conv = _LevelConvs(in_channels, out_channels, kernel_size)
-        self.channel_attention = _Gate(channels, max(1, channels // reduction))
+        if reduction is not None:
+            self.channel_attention = _Gate(channels, max(1, channels // reduction))
         if spatial == "cbam":
             self.spatial_attention: nn.Module = SpatialGate()
         elif spatial == "lanet":

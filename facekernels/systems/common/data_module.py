@@ -31,7 +31,14 @@ class StepData(lightning.LightningDataModule):
         self.seed = seed
 
     def step_loader(self, data: Dataset[Any], weights: Tensor | None = None) -> StepLoader:
-        """Training batches of `data`, from the step the trainer stands at.
+        """Training batches of `data`, from the step the trainer stands at."""
+        batches = self.step_batches(len(data), self.batch_size, weights)  # type: ignore[arg-type]
+        return StepLoader(data, batch_sampler=batches, **self.loader_options(data))
+
+    def step_batches(
+        self, length: int, batch_size: int, weights: Tensor | None = None
+    ) -> StepBatches:
+        """This process's batches of `length` images, from the step the trainer stands at.
 
         Raises:
             ValueError: the trainer has no number of steps.
@@ -44,9 +51,9 @@ class StepData(lightning.LightningDataModule):
                 f"{trainer.max_steps}"
             )
         accumulate = trainer.accumulate_grad_batches
-        batches = StepBatches(
-            len(data),  # type: ignore[arg-type]
-            self.batch_size,
+        return StepBatches(
+            length,
+            batch_size,
             trainer.max_steps * accumulate,
             seed=self.seed,
             weights=weights,
@@ -54,20 +61,20 @@ class StepData(lightning.LightningDataModule):
             rank=trainer.global_rank,
             world=trainer.world_size,
         )
-        return StepLoader(data, batch_sampler=batches, **self._workers(data))
 
     def eval_loader(self, data: Dataset[Any]) -> DataLoader[Any]:
         """Every image of `data` once, shared by the processes."""
         assert self.trainer is not None
         shard = ShardOfRank(data, self.trainer.global_rank, self.trainer.world_size)
-        return DataLoader(data, self.eval_batch_size, sampler=shard, **self._workers(data))
+        return DataLoader(data, self.eval_batch_size, sampler=shard, **self.loader_options(data))
 
-    def _workers(self, data: Dataset[Any]) -> dict[str, Any]:
+    def loader_options(self, data: Dataset[Any]) -> dict[str, Any]:
+        """Arguments that every loader of this module gets."""
+        assert self.trainer is not None
         return {
             "num_workers": self.workers,
             "persistent_workers": self.workers > 0,
-            "pin_memory": self.trainer is not None
-            and self.trainer.strategy.root_device.type == "cuda",
+            "pin_memory": self.trainer.strategy.root_device.type == "cuda",
             # A data set that fetches a whole batch has put it together already.
             "collate_fn": _as_it_is if hasattr(data, "__getitems__") else None,
         }

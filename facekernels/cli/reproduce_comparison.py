@@ -1,0 +1,51 @@
+"""`facekernels reproduce` of a stated comparison: table, plot, JSON and a verdict."""
+
+from __future__ import annotations
+
+import sys
+import time
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from facekernels.systems.common.comparison import Comparison
+
+
+def reproduce(system: str, seeds: int, output: Path, quick: bool, jobs: int) -> int:
+    """Run, print, store; 0 whatever the comparison says."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn
+
+    made: Comparison = import_module(f"facekernels.systems.{system}.reproduce").comparison()
+    if quick:
+        first = next(iter(made.conditions))
+        made.conditions = {first: made.conditions[first]}
+    start = time.perf_counter()
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
+    with Progress("{task.description}", BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
+                  console=console, transient=True) as bar:  # fmt: skip
+        total = seeds * len(made.conditions) * len(made.methods)
+        task = bar.add_task(system, total=total)
+        made.run(range(1, seeds + 1), jobs, quick, lambda row: bar.advance(task))
+    for condition in made.conditions:
+        console.print(_table(made, condition))
+    for sentence in made.verdict():
+        console.print(sentence, markup=False)
+    made.save(output, time.perf_counter() - start, quick)
+    console.print(f"stored in {output.resolve()}", markup=False, soft_wrap=True)
+    return 0
+
+
+def _table(made: Comparison, condition: str) -> Any:
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+
+    table = Table(box=SIMPLE_HEAD, title_justify="left", title=made.conditions[condition])
+    table.add_column("method", no_wrap=True)
+    for label in made.metrics.values():
+        table.add_column(label + (", %" if made.percent else ""), justify="right", no_wrap=True)
+    for method, label in made.methods.items():
+        cells = [made.cell(condition, method, metric) for metric in made.metrics]
+        table.add_row(label, *cells, style="bold" if method == made.ours else None)
+    return table

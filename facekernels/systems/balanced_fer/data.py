@@ -1,0 +1,107 @@
+"""Expression data: RAF-DB, AffectNet, FERPlus, and made-up faces."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from facekernels.data import faces
+from facekernels.data.batch_augment import BatchAugment
+from facekernels.data.imbalance import imbalanced_counts
+from facekernels.data.labelled import LabelledImages
+from facekernels.data.labels import EXPRESSIONS
+from facekernels.systems.common.data_module import StepData
+
+BY_FREQUENCY = ("Happy", "Neutral", "Sad", "Surprise", "Disgust", "Anger", "Fear")
+"""RAF-DB's classes from the most to the least frequent: which made-up classes are the rare ones."""
+
+
+class ExpressionData(StepData):
+    """Training split as it is or made imbalanced; validation and test splits as they are.
+
+    Args:
+        dataset: faces (made up, balanced test split), or a reader's layout under `root`: rafdb,
+            affectnet, ferplus.
+        root: folder of the data set.
+        image_size: side of the images, pixels.
+        imbalance: size of the largest class over that of the smallest in the training split; the
+            classes between fall geometrically. None keeps a real data set as it is, and gives
+            made-up faces equal classes. A real data set is thinned out, never repeated.
+        largest: images of the largest class of made-up faces.
+        test_per_class: images per class of the made-up test split.
+        ambiguity: how far made-up expressions lean towards a neighbouring class, 0 to 1.
+        sampler: shuffle, or inverse: drawn with replacement, odds 1 / class size (AffectNet).
+        strict: stop at the first missing or damaged file.
+        batch_size, eval_batch_size, workers, seed: as in StepData.
+    """
+
+    def __init__(
+        self,
+        dataset: Literal["faces", "rafdb", "affectnet", "ferplus"] = "faces",
+        root: str | None = None,
+        image_size: int = 112,
+        imbalance: float | None = None,
+        largest: int = 400,
+        test_per_class: int = 100,
+        ambiguity: float = 0.3,
+        sampler: Literal["shuffle", "inverse"] = "shuffle",
+        strict: bool = False,
+        batch_size: int = 32,
+        eval_batch_size: int = 256,
+        workers: int = 0,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(batch_size, eval_batch_size, workers, seed)
+        if dataset != "faces" and root is None:
+            raise ValueError(f"root must be the folder of {dataset}, got None")
+        self.dataset, self.root, self.image_size = dataset, root, image_size
+        self.imbalance, self.largest, self.test_per_class = imbalance, largest, test_per_class
+        self.ambiguity, self.sampler, self.strict = ambiguity, sampler, strict
+        self.class_names: tuple[str, ...] = EXPRESSIONS
+        self.train: Any = None
+
+    def setup(self, stage: str) -> None:
+        """Read or draw the splits; a second call does nothing."""
+        if self.train is not None:
+            return
+        if self.dataset == "faces":
+            self._draw()
+        else:
+            self._read()
+
+    @property
+    def class_counts(self) -> Tensor:
+        """``[K]`` images per class of the training split."""
+        return torch.bincount(self.train.labels["label"], minlength=len(self.class_names))
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        weights = None
+        if self.sampler == "inverse":
+            weights = (1 / self.class_counts.double())[self.train.labels["label"]]
+        return self.step_loader(self.train, weights)
+
+    def val_dataloader(self) -> DataLoader[Any]:
+        return self.eval_loader(self.val)
+
+    def test_dataloader(self) -> DataLoader[Any]:
+        return self.eval_loader(self.test)
+
+    def _draw(self) -> None:
+        """Made-up faces. Identities of the splits differ; so do their seeds."""
+        settings = faces.Settings(ambiguity=self.ambiguity)
+        sizes = imbalanced_counts(self.largest, len(EXPRESSIONS), self.imbalance or 1.0)
+        counts = [sizes[BY_FREQUENCY.index(name)] for name in EXPRESSIONS]
+        per_class = [self.test_per_class] * len(EXPRESSIONS)
+
+        def split(counts: list[int], number: int, augment: Any) -> LabelledImages:
+            labels = torch.cat([torch.full((n,), k) for k, n in enumerate(counts)])
+            made = faces.make(len(labels), self.image_size, 3 * self.seed + number, settings,
+                              expressions=labels, uint8=True)  # fmt: skip
+            return LabelledImages(made.images, {"label": labels}, augment)
+
+        self.train = split(counts, 0, BatchAugment())
+        self.val = split(per_class, 1, None)
+        self.test = split(per_class, 2, None)

@@ -1,0 +1,123 @@
+"""Expression classifiers that hand out the features of their class activation maps."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from facekernels.nn import MobileNetV2, ResNet, SwinTransformer, resnet18, resnet50
+from facekernels.systems.common.checkpoint import model_of_checkpoint, read_checkpoint
+
+SYSTEM, FORMAT = "balanced_fer", 1
+
+BACKBONES = {
+    "swin_t": SwinTransformer,
+    "resnet18": resnet18,
+    "resnet50": resnet50,
+    "resnet": ResNet,
+    "mobilenet_v2": MobileNetV2,
+}
+"""Constructors by name; options are theirs."""
+
+
+class ExpressionNet(nn.Module):
+    """Backbone, mean over positions, linear classifier.
+
+    Args:
+        backbone: a name of `BACKBONES`.
+        num_classes: K.
+        image_size: side of the images, pixels. Convolutional backbones take others, too.
+        **options: arguments of the backbone.
+
+    The published Swin-T has a LayerNorm of its own between backbone and mean; ResNets have none.
+
+    Shape:
+        images ``[B, 3, S, S]`` in [-1, 1]; logits ``[B, K]``, features ``[B, C, h, w]``. The logits
+        are the mean of ``class_activation_maps(features, head.weight)`` plus the bias.
+
+    Source: Zhang et al., Leave No Stone Unturned: Mine Extra Knowledge for Imbalanced Facial
+    Expression Recognition, NeurIPS 2023, figure 2; the LayerNorm is the released code's.
+    """
+
+    def __init__(
+        self,
+        backbone: str = "swin_t",
+        num_classes: int = 7,
+        image_size: int = 112,
+        **options: Any,
+    ) -> None:
+        super().__init__()
+        if backbone not in BACKBONES:
+            raise ValueError(f"backbone must be one of {', '.join(BACKBONES)}, got {backbone!r}")
+        if num_classes < 2:
+            raise ValueError(f"num_classes must be at least 2, got {num_classes}")
+        self.settings = {
+            "backbone": backbone, "num_classes": num_classes, "image_size": image_size, **options,
+        }  # fmt: skip
+        self.image_size = image_size
+        sized = {"image_size": image_size} if backbone == "swin_t" else {}
+        self.backbone = BACKBONES[backbone](**sized, **options)
+        width: int = self.backbone.num_features
+        self.norm = nn.LayerNorm(width) if backbone == "swin_t" else nn.Identity()
+        self.head = nn.Linear(width, num_classes)
+
+    def features(self, images: Tensor) -> Tensor:
+        """``[B, C, h, w]``: what the classifier averages."""
+        features: Tensor = self.backbone.forward_features(images)
+        if isinstance(self.norm, nn.Identity):
+            return features
+        # LayerNorm over channels; the result is channels_last, which the consistency op reads.
+        return self.norm(features.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+    def classify(self, features: Tensor) -> Tensor:
+        """``[B, K]`` logits of features."""
+        return self.head(features.mean((2, 3)))
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.classify(self.features(images))
+
+    @classmethod
+    def from_checkpoint(cls, path: str | Path) -> ExpressionNet:
+        """The network of a training's checkpoint, in evaluation mode.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            ValueError: it is damaged, or of another system or format.
+        """
+        checkpoint = read_checkpoint(path)
+        settings, state = model_of_checkpoint(checkpoint, SYSTEM, FORMAT)
+        network = cls(**settings)
+        network.load_state_dict(state)
+        return network.eval()
+
+
+def load_backbone(network: ExpressionNet, path: str | Path) -> None:
+    """Start from the backbone of a published or own face-recognition checkpoint.
+
+    The file holds the backbone's state dict, alone or under ``"state_dict_backbone"``
+    (SwinFace's and MEK's ``start_0.pt``) or ``"state_dict"``.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is damaged or does not fit; the sentence names the keys.
+    """
+    loaded = read_checkpoint(path)
+    state = loaded.get("state_dict_backbone", loaded.get("state_dict", loaded))
+    own = network.backbone.state_dict()
+    classifier = {k for k in own if k.startswith(("fc.", "head.", "classifier."))}
+    found = {k: v for k, v in state.items() if k in own and isinstance(v, Tensor)}
+    missing = sorted(set(own) - set(found) - classifier)
+    wrong = sorted(k for k, v in found.items() if v.shape != own[k].shape and k not in classifier)
+    if missing or wrong:
+        raise ValueError(
+            f"{path} does not fit the backbone {network.settings['backbone']}: "
+            f"{len(missing)} keys are missing ({', '.join(missing[:3])}), "
+            f"{len(wrong)} have another shape ({', '.join(wrong[:3])})"
+        )
+    with torch.no_grad():
+        network.backbone.load_state_dict(
+            {k: v for k, v in found.items() if k not in classifier}, strict=False
+        )

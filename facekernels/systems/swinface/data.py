@@ -1,0 +1,166 @@
+"""The four-source batch of SwinFace, from made-up faces or from the real data sets."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from facekernels.data import faces
+from facekernels.data.batch_augment import BatchAugment
+from facekernels.data.labelled import LabelledImages
+from facekernels.data.labels import ATTRIBUTES
+from facekernels.systems.common.data_module import StepData
+from facekernels.systems.common.mixed import MixedBatches, MixedImages
+from facekernels.systems.common.steps import StepLoader
+from facekernels.systems.swinface.losses import NOT_LABELLED
+
+SOURCES = ("recognition", "age_gender", "attributes", "expression")
+"""Parts of a batch, in the published order."""
+
+_GENDER = ATTRIBUTES.index("Gender")
+
+
+class SwinFaceData(StepData):
+    """Batches of recognition, age and gender, attribute, and expression images side by side.
+
+    Every row has all labels; those its source does not give are marked as absent (identity,
+    attributes and expression -1, age NaN). A source of 0 images per step is left out: only
+    recognition is the published first stage.
+
+    Args:
+        dataset: faces: made up, with persons, ages, attributes and expressions of their own in each
+            source.
+        image_size: side of the images, pixels.
+        recognition: images per step and process-group of the recognition source.
+        age_gender: of the age and gender source.
+        attributes: of the attribute source.
+        expression: of the expression source.
+        identities: persons of the recognition source (made-up faces).
+        images_per_identity: images of each (made-up faces).
+        source_size: images of each other source (made-up faces).
+        eval_size: images of the evaluation split, labelled for everything (made-up faces).
+        eval_pairs: pairs of the verification split, half of them of one person (made-up faces).
+        ambiguity: how far made-up expressions lean towards a neighbouring class, 0 to 1.
+        eval_batch_size, workers, seed: as in StepData.
+    """
+
+    def __init__(
+        self,
+        dataset: Literal["faces"] = "faces",
+        image_size: int = 112,
+        recognition: int = 32,
+        age_gender: int = 32,
+        attributes: int = 32,
+        expression: int = 32,
+        identities: int = 100,
+        images_per_identity: int = 20,
+        source_size: int = 2000,
+        eval_size: int = 500,
+        eval_pairs: int = 600,
+        ambiguity: float = 0.2,
+        eval_batch_size: int = 128,
+        workers: int = 0,
+        seed: int = 0,
+    ) -> None:
+        self.parts = {
+            name: size
+            for name, size in zip(
+                SOURCES, (recognition, age_gender, attributes, expression), strict=True
+            )
+            if size
+        }
+        if not self.parts or min(self.parts.values()) < 0:
+            raise ValueError(
+                "recognition, age_gender, attributes and expression must be at least 0 and one of "
+                f"them more, got {recognition}, {age_gender}, {attributes}, {expression}"
+            )
+        super().__init__(sum(self.parts.values()), eval_batch_size, workers, seed)
+        self.dataset, self.image_size = dataset, image_size
+        self.num_identities = identities
+        self.images_per_identity, self.source_size = images_per_identity, source_size
+        self.eval_size, self.eval_pairs = eval_size, eval_pairs
+        self.ambiguity = ambiguity
+        self.sources: dict[str, Dataset[dict[str, Tensor]]] = {}
+
+    def setup(self, stage: str) -> None:
+        """Draw the splits; a second call does nothing."""
+        if self.sources:
+            return
+        augment = BatchAugment()
+        for name in self.parts:
+            made = self._source(name)
+            self.sources[name] = LabelledImages(made.images, labels_of(made, name), augment)
+        self.evaluation = {
+            stage: {"faces": self._labelled(number), "pairs": self._pairs(number)}
+            for stage, number in (("val", 10), ("test", 20))
+        }
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        sources = list(self.sources.values())
+        batches = [
+            self.step_batches(len(source), size)  # type: ignore[arg-type]
+            for source, size in zip(sources, self.parts.values(), strict=True)
+        ]
+        data = MixedImages(sources)
+        return StepLoader(data, batch_sampler=MixedBatches(batches), **self.loader_options(data))
+
+    def val_dataloader(self) -> list[DataLoader[Any]]:
+        return [self.eval_loader(data) for data in self.evaluation["val"].values()]
+
+    def test_dataloader(self) -> list[DataLoader[Any]]:
+        return [self.eval_loader(data) for data in self.evaluation["test"].values()]
+
+    def _settings(self, population: int) -> faces.Settings:
+        return faces.Settings(ambiguity=self.ambiguity, identity_seed=population)
+
+    def _make(self, count: int, number: int, population: int, **given: Any) -> faces.FaceBatch:
+        return faces.make(count, self.image_size, 100 * self.seed + number,
+                          self._settings(population), uint8=True, **given)  # fmt: skip
+
+    def _source(self, name: str) -> faces.FaceBatch:
+        """Persons of the training sources are those of one population per seed."""
+        if name == "recognition":
+            persons = torch.arange(self.num_identities).repeat_interleave(self.images_per_identity)
+            return self._make(len(persons), 0, 2 * self.seed, identities=persons)
+        return self._make(self.source_size, SOURCES.index(name), 2 * self.seed)
+
+    def _labelled(self, number: int) -> LabelledImages:
+        made = self._make(self.eval_size, number, 2 * self.seed + 1)
+        labels = labels_of(made)
+        del labels["identity"]
+        return LabelledImages(made.images, labels)
+
+    def _pairs(self, number: int) -> LabelledImages:
+        """Pairs of persons who are not in the training: even pairs of one, odd pairs of two."""
+        pair = torch.arange(self.eval_pairs)
+        first = 1000 * number + pair
+        second = torch.where(pair % 2 == 0, first, first + 100_000)
+        images = [self._make(self.eval_pairs, number + side, 2 * self.seed + 1, identities=ids).images
+                  for side, ids in ((1, first), (2, second))]  # fmt: skip
+        return LabelledImages(torch.cat(images, 1), {"same": pair % 2 == 0})
+
+
+def labels_of(made: faces.FaceBatch, source: str | None = None) -> dict[str, Tensor]:
+    """The labels that `source` gives, the others marked as absent; all of them for None."""
+    count = len(made.identity)
+    absent = {
+        "identity": torch.full((count,), NOT_LABELLED),
+        "age": torch.full((count,), torch.nan),
+        "attributes": torch.full((count, len(ATTRIBUTES)), NOT_LABELLED, dtype=torch.int8),
+        "expression": torch.full((count,), NOT_LABELLED),
+    }
+    attributes = made.attributes.to(torch.int8)
+    gender = absent["attributes"].clone()
+    gender[:, _GENDER] = attributes[:, _GENDER]
+    given = {
+        "recognition": {"identity": made.identity},
+        "age_gender": {"age": made.age, "attributes": gender},
+        "attributes": {"attributes": attributes},
+        "expression": {"expression": made.expression},
+        None: {"identity": made.identity, "age": made.age, "attributes": attributes,
+               "expression": made.expression},
+    }  # fmt: skip
+    return absent | given[source]

@@ -1,0 +1,172 @@
+"""Training of SwinFace, in one or both published stages."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from facekernels.nn import PartialFC
+from facekernels.systems.common.schedule import Optimization
+from facekernels.systems.common.task import SystemTask
+from facekernels.systems.swinface.checkpoint import load_published_backbone
+from facekernels.systems.swinface.evaluate import predictions, scores
+from facekernels.systems.swinface.losses import MultiTaskLoss
+from facekernels.systems.swinface.model import FORMAT, RECOGNITION, SYSTEM, SwinFace
+
+
+class SwinFaceTask(SystemTask):
+    """Recognition by a margin softmax, and 42 analysis losses, summed.
+
+    A network without analysis tasks is the first published stage (recognition only), one with them
+    the second.
+
+    Args:
+        network: the network to train.
+        init_backbone: published or own checkpoint to start the backbone from. Class centres are not
+            taken over, as published.
+        recognition_weight: factor of the recognition loss; 0 leaves it out.
+        task_weights: analysis task to factor, 1 where not named.
+        margins: m1, m2, m3 of the combined margin: (1, 0, 0.4) is CosFace, (1, 0.5, 0) ArcFace.
+        scale: s of the margin softmax.
+        sample_rate: share of the classes in each step's softmax (partial FC): 0.3 in the published
+            second stage, 1 in the first.
+        age_sigma: of the age loss, years.
+        backbone_rate: learning rate of the backbone over that of the rest.
+        backbone_clip: largest norm of the backbone's gradient; None does not clip. The published
+            code clips nothing else, and trainer.gradient_clip_val stays unset.
+        optimization: optimizer and schedule.
+    """
+
+    system = SYSTEM
+    format = FORMAT
+    network: SwinFace
+
+    def __init__(
+        self,
+        network: SwinFace,
+        init_backbone: str | None = None,
+        recognition_weight: float = 1.0,
+        task_weights: dict[str, float] | None = None,
+        margins: tuple[float, float, float] = (1.0, 0.0, 0.4),
+        scale: float = 64.0,
+        sample_rate: float = 0.3,
+        age_sigma: float = 3.0,
+        backbone_rate: float = 0.1,
+        backbone_clip: float | None = 5.0,
+        optimization: Optimization | None = None,
+    ) -> None:
+        super().__init__()
+        self.network = network
+        if init_backbone is not None:
+            load_published_backbone(network, init_backbone)
+        self.recognition_weight, self.task_weights = recognition_weight, task_weights
+        self.margins, self.scale, self.sample_rate = margins, scale, sample_rate
+        self.age_sigma = age_sigma
+        self.backbone_rate, self.backbone_clip = backbone_rate, backbone_clip
+        self.optimization = optimization or Optimization()
+        self.partial_fc: PartialFC | None = None
+        self.collected: dict[str, list[dict[str, Tensor]]] = {}
+
+    def setup(self, stage: str) -> None:
+        """Make the losses for the data's identities and the trainer's steps."""
+        if stage != "fit":
+            return
+        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+        self.network.set_output_type("Dict")
+        if self.recognition_weight and "recognition" in data.parts:
+            self.partial_fc = PartialFC(
+                self.network.settings["embedding_dim"], data.num_identities, self.scale,
+                self.margins, self.sample_rate,
+            )  # fmt: skip
+        steps = max(int(self.trainer.estimated_stepping_batches), 1)
+        self.analysis = MultiTaskLoss(steps, self.task_weights, self.age_sigma)
+
+    def losses(self, batch: dict[str, Tensor], step: int) -> dict[str, Tensor]:
+        """`total`, `Recognition` and every analysis task's loss."""
+        outputs = self.network(batch["image"])
+        losses = self.analysis(outputs, batch, step) if self.network.tasks else {}
+        total = self.analysis.total(losses) if losses else outputs[RECOGNITION].sum() * 0
+        if self.partial_fc is not None:
+            rows = batch["identity"] >= 0
+            recognition = self.partial_fc(outputs[RECOGNITION][rows], batch["identity"][rows])
+            total = total + self.recognition_weight * recognition
+            losses = {RECOGNITION: recognition, **losses}
+        return {"total": total, **losses}
+
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
+        losses = self.losses(batch, self.global_step)
+        rows = len(batch["image"])
+        self.log("train/total", losses["total"], prog_bar=True, batch_size=rows)
+        self.log_dict({f"train/{name}": value for name, value in losses.items() if name != "total"},
+                      batch_size=rows)  # fmt: skip
+        return losses["total"]
+
+    def validation_step(
+        self, batch: dict[str, Tensor], batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        self._collect(batch, dataloader_idx)
+
+    def test_step(self, batch: dict[str, Tensor], batch_idx: int, dataloader_idx: int = 0) -> None:
+        self._collect(batch, dataloader_idx)
+
+    def on_validation_epoch_end(self) -> None:
+        self._report("val")
+
+    def on_test_epoch_end(self) -> None:
+        self._report("test")
+
+    def configure_optimizers(self) -> Any:
+        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+        modules: list[tuple[nn.Module | None, float]] = [
+            (self.network.backbone, self.backbone_rate),
+            *((getattr(self.network, part, None), 1.0) for part in ("fam", "tss", "om")),
+            (self.partial_fc, 1.0),
+        ]
+        groups = [
+            {"params": list(module.parameters()), "lr_scale": scale}
+            for module, scale in modules
+            if module is not None
+        ]
+        accumulate = self.trainer.accumulate_grad_batches
+        return self.optimization.make(
+            groups, int(self.trainer.estimated_stepping_batches), data.batch_size * accumulate
+        )
+
+    def configure_gradient_clipping(self, optimizer: Any, *settings: Any, **more: Any) -> None:
+        """Clip the backbone's gradient only."""
+        if self.backbone_clip is not None:
+            nn.utils.clip_grad_norm_(self.network.backbone.parameters(), self.backbone_clip)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse other systems; class centres are of use to a training only."""
+        super().on_load_checkpoint(checkpoint)
+        if self.partial_fc is None:
+            state = checkpoint["state_dict"]
+            for key in [k for k in state if k.startswith("partial_fc.")]:
+                del state[key]
+
+    def _collect(self, batch: dict[str, Tensor], index: int) -> None:
+        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+        stage = "test" if self.trainer.testing else "val"
+        name = list(data.evaluation[stage])[index]
+        self.collected.setdefault(name, []).append(predictions(self.network, batch))
+
+    def _report(self, stage: str) -> None:
+        """Log the metrics of every split, over the images of all processes."""
+        for name, parts in self.collected.items():
+            gathered = _gather(parts, self.trainer.world_size)
+            found = {k: torch.cat([p[k] for p in gathered]) for k in gathered[0]}
+            self.log_dict({f"{stage}/{name}/{k}": v for k, v in scores(found).items()},
+                          prog_bar=self.network.tasks == ())  # fmt: skip
+        self.collected = {}
+
+
+def _gather(parts: list[dict[str, Tensor]], world: int) -> list[dict[str, Tensor]]:
+    """The parts of all processes."""
+    if world == 1:
+        return parts
+    found: list[Any] = [None] * world
+    torch.distributed.all_gather_object(found, parts)
+    return [part for rank in found for part in rank]
