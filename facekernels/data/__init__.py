@@ -1,5 +1,6 @@
 """Data that is there without a download, and readers for what lies in folders."""
 
+from facekernels.data import faces
 from facekernels.data.balanced import balanced_indices
 from facekernels.data.embedded import (
     FACELESS,
@@ -11,6 +12,7 @@ from facekernels.data.embedded import (
     photograph,
 )
 from facekernels.data.image_folder import ImageCache, read_image_folder
+from facekernels.data.imbalance import imbalanced_counts
 
 __all__ = [
     "FACELESS",
@@ -20,6 +22,8 @@ __all__ = [
     "ImageCache",
     "balanced_indices",
     "digits",
+    "faces",
+    "imbalanced_counts",
     "lfw_crops",
     "photograph",
     "read_image_folder",
