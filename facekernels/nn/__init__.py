@@ -1,6 +1,7 @@
 """Modules built on the ops, and the backbones of the systems."""
 
 from facekernels.nn.gradient_attention import gradient_attention
+from facekernels.nn.iresnet import IResNet, iresnet18, iresnet34, iresnet50, iresnet100
 from facekernels.nn.mlca import MLCA, LANet, SpatialGate, load_swinface_attention
 from facekernels.nn.mobilenet import MobileNetV2
 from facekernels.nn.resnet import ResNet, resnet18, resnet34, resnet50
@@ -8,12 +9,17 @@ from facekernels.nn.swin import SwinTransformer
 
 __all__ = [
     "MLCA",
+    "IResNet",
     "LANet",
     "MobileNetV2",
     "ResNet",
     "SpatialGate",
     "SwinTransformer",
     "gradient_attention",
+    "iresnet18",
+    "iresnet34",
+    "iresnet50",
+    "iresnet100",
     "load_swinface_attention",
     "resnet18",
     "resnet34",

@@ -37,3 +37,10 @@ def init_transformer(module: nn.Module) -> None:
         nn.init.trunc_normal_(module.weight, std=0.02)
         if module.bias is not None:
             nn.init.zeros_(module.bias)
+
+
+def shortcut(channels: int, out: int, stride: int) -> nn.Sequential | None:
+    """A residual block's 1x1 convolution and BatchNorm; None where the identity fits."""
+    if stride == 1 and channels == out:
+        return None
+    return nn.Sequential(nn.Conv2d(channels, out, 1, stride, bias=False), nn.BatchNorm2d(out))

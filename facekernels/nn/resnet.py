@@ -8,6 +8,8 @@ from typing import Any, Literal
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from facekernels.nn.layers import shortcut
+
 
 class ResNet(nn.Module):
     """Residual network whose map before pooling can be had.
@@ -107,7 +109,7 @@ class _BasicBlock(nn.Module):
         self.bn1 = nn.BatchNorm2d(out)
         self.conv2 = nn.Conv2d(out, out, 3, 1, 1, bias=False)
         self.bn2 = nn.BatchNorm2d(out)
-        self.downsample = _shortcut(channels, out, stride)
+        self.downsample = shortcut(channels, out, stride)
 
     def forward(self, x: Tensor) -> Tensor:
         y = F.relu(self.bn1(self.conv1(x)))
@@ -129,16 +131,10 @@ class _Bottleneck(nn.Module):
         self.bn2 = nn.BatchNorm2d(width)
         self.conv3 = nn.Conv2d(width, out, 1, bias=False)
         self.bn3 = nn.BatchNorm2d(out)
-        self.downsample = _shortcut(channels, out, stride)
+        self.downsample = shortcut(channels, out, stride)
 
     def forward(self, x: Tensor) -> Tensor:
         y = F.relu(self.bn1(self.conv1(x)))
         y = F.relu(self.bn2(self.conv2(y)))
         y = self.bn3(self.conv3(y))
         return F.relu(y + (x if self.downsample is None else self.downsample(x)))
-
-
-def _shortcut(channels: int, out: int, stride: int) -> nn.Sequential | None:
-    if stride == 1 and channels == out:
-        return None
-    return nn.Sequential(nn.Conv2d(channels, out, 1, stride, bias=False), nn.BatchNorm2d(out))
