@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 
 from facekernels._version import __version__
@@ -24,7 +24,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _dispatch(argv: list[str]) -> int:
     # The sub-commands parse their own arguments, so that none is imported before it is needed.
-    commands = {
+    commands: dict[str, Callable[[list[str]], int]] = {
         "info": _info, "demo": _demo, "bench": _bench, "cluster": _cluster,
         "reproduce": _reproduce, "predict": _predict,
         **{name: partial(_train, name) for name in ("fit", "validate", "test")},

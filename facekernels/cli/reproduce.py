@@ -116,7 +116,8 @@ def _table(result: object, dataset: str) -> object:
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
-    from facekernels.systems.sga.reproduce import EPSILON, KINDS, METHODS, Interval, Run
+    from facekernels.metrics import Interval
+    from facekernels.systems.sga.reproduce import EPSILON, KINDS, METHODS, Run
 
     assert isinstance(result, Run)
 

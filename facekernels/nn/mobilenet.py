@@ -34,7 +34,7 @@ class MobileNetV2(nn.Module):
         if width <= 0:
             raise ValueError(f"width must be positive, got {width}")
         channels = _round(32 * width)
-        layers = [_convolution(3, channels, 3, stride=2)]
+        layers: list[nn.Module] = [_convolution(3, channels, 3, stride=2)]
         for expansion, base, count, first in _STAGES:
             out = _round(base * width)
             for j in range(count):

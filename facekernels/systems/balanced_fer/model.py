@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from facekernels.systems.common.checkpoint import model_of_checkpoint, read_chec
 
 SYSTEM, FORMAT = "balanced_fer", 1
 
-BACKBONES = {
+BACKBONES: dict[str, Callable[..., Any]] = {
     "swin_t": SwinTransformer,
     "resnet18": resnet18,
     "resnet50": resnet50,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor
@@ -156,7 +156,8 @@ class ExpressionTask(SystemTask):
         """Log the accuracies of all processes together, and start anew."""
         matrix = self.confusion
         if self.trainer.world_size > 1:
-            matrix = self.all_gather(matrix.to(self.device)).sum(0).cpu()
+            gathered = cast(Tensor, self.all_gather(matrix.to(self.device)))
+            matrix = gathered.sum(0).cpu()
         self.confusion = torch.zeros_like(self.confusion)
         recall = classification.recalls(matrix)
         self.log(f"{stage}/accuracy", classification.accuracy(matrix), prog_bar=True)

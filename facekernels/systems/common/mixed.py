@@ -41,7 +41,7 @@ class MixedImages(Dataset[dict[str, Tensor]]):
         self.sources = list(sources)
 
     def __len__(self) -> int:
-        return sum(len(s) for s in self.sources)  # type: ignore[arg-type]
+        return sum(map(len, self.sources))  # type: ignore[arg-type]
 
     def __getitem__(self, item: tuple[int, Any]) -> dict[str, Tensor]:
         source, draw = item

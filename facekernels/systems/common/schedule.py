@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
+from torch import Tensor
 from torch.optim.lr_scheduler import LRScheduler
 
 
@@ -103,10 +104,10 @@ class WarmupSchedule(LRScheduler):
         self._scale = scale
         super().__init__(optimizer)
 
-    def get_lr(self) -> list[float]:
+    def get_lr(self) -> list[float | Tensor]:
         """One rate per group."""
         return [
-            self._rate(base, self.last_epoch, self._total_steps, self._scale)
+            self._rate(float(base), self.last_epoch, self._total_steps, self._scale)
             for base in self.base_lrs
         ]
 

@@ -21,7 +21,7 @@ _SEED_SHIFT = 40
 class Draw(NamedTuple):
     """One image of one step."""
 
-    index: int
+    row: int
     """Position in the data set."""
     key: int
     """Seed of everything random about this image in this step, such as its augmentation."""

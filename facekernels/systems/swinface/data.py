@@ -138,9 +138,10 @@ class SwinFaceData(StepData):
         pair = torch.arange(self.eval_pairs)
         first = 1000 * number + pair
         second = torch.where(pair % 2 == 0, first, first + 100_000)
-        images = [self._make(self.eval_pairs, number + side, 2 * self.seed + 1, identities=ids).images
-                  for side, ids in ((1, first), (2, second))]  # fmt: skip
-        return LabelledImages(torch.cat(images, 1), {"same": pair % 2 == 0})
+        population = 2 * self.seed + 1
+        left = self._make(self.eval_pairs, number + 1, population, identities=first)
+        right = self._make(self.eval_pairs, number + 2, population, identities=second)
+        return LabelledImages(torch.cat([left.images, right.images], 1), {"same": pair % 2 == 0})
 
 
 def labels_of(made: faces.FaceBatch, source: str | None = None) -> dict[str, Tensor]:

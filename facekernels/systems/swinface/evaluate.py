@@ -33,7 +33,7 @@ def predictions(network: SwinFace, batch: Mapping[str, Tensor]) -> dict[str, Ten
     images = batch["image"]
     if "same" in batch:
         both = torch.cat(images.chunk(2, 1))
-        embedding = sum(network.backbone(view).float() for view in (both, both.flip(-1)))  # type: ignore[misc]
+        embedding = network.backbone(both).float() + network.backbone(both.flip(-1)).float()
         first, second = embedding.chunk(2)
         return {"distance": pair_distances(first, second).cpu(), "same": batch["same"].cpu()}
     labels = {k: v.cpu() for k, v in batch.items() if k != "image"}

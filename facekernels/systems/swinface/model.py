@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -132,8 +132,8 @@ class SwinFace(nn.Module):
 
     def analyse(self, taps: Sequence[Tensor]) -> dict[str, Tensor]:
         """The analysis tasks' outputs, in the order of `TASKS`, from the backbone's maps."""
-        size = taps[-1].shape[2:]
-        pooled = [F.adaptive_avg_pool2d(t, size) if t.shape[2:] != size else t for t in taps]
+        height, width = taps[-1].shape[2:]
+        pooled = [F.adaptive_avg_pool2d(t, (height, width)) for t in taps]
         features = self.tss(self.fam(torch.cat(pooled[self.levels], 1)))
         found = self.om(features)
         return {task: found[task] for task in self.tasks}
@@ -200,6 +200,11 @@ class OutputModule(nn.Module):
             nn.Linear(width, outputs(task)) for group in groups for task in group
         )
         self.apply(init_transformer)
+
+    def layer(self, task: str) -> nn.Linear:
+        """The layer that answers `task`."""
+        tasks = [t for group in self.groups for t in group]
+        return cast(nn.Linear, self.output_fcs[tasks.index(task)])
 
     def forward(self, features: Tensor) -> dict[str, Tensor]:
         layers = iter(self.output_fcs)

@@ -33,6 +33,8 @@ class SwinFaceTask(SystemTask):
         sample_rate: share of the classes in each step's softmax (partial FC): 0.3 in the published
             second stage, 1 in the first.
         age_sigma: of the age loss, years.
+        age_start: what the age layer answers before training, years: 0 as published, which takes a
+            small training most of its steps to leave.
         backbone_rate: learning rate of the backbone over that of the rest.
         backbone_clip: largest norm of the backbone's gradient; None does not clip. The published
             code clips nothing else, and trainer.gradient_clip_val stays unset.
@@ -53,6 +55,7 @@ class SwinFaceTask(SystemTask):
         scale: float = 64.0,
         sample_rate: float = 0.3,
         age_sigma: float = 3.0,
+        age_start: float = 0.0,
         backbone_rate: float = 0.1,
         backbone_clip: float | None = 5.0,
         optimization: Optimization | None = None,
@@ -61,6 +64,8 @@ class SwinFaceTask(SystemTask):
         self.network = network
         if init_backbone is not None:
             load_published_backbone(network, init_backbone)
+        if age_start and "Age" in network.tasks:
+            nn.init.constant_(network.om.layer("Age").bias, age_start)
         self.recognition_weight, self.task_weights = recognition_weight, task_weights
         self.margins, self.scale, self.sample_rate = margins, scale, sample_rate
         self.age_sigma = age_sigma

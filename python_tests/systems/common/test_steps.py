@@ -11,9 +11,9 @@ from facekernels.systems.common.steps import StepBatches
 def test_every_image_comes_once_per_pass() -> None:
     batches = list(StepBatches(10, 5, 4, seed=3))
     for first in (0, 2):
-        drawn = [d.index for batch in batches[first : first + 2] for d in batch]
+        drawn = [d.row for batch in batches[first : first + 2] for d in batch]
         assert sorted(drawn) == list(range(10))
-    assert [d.index for d in batches[0] + batches[1]] != [d.index for d in batches[2] + batches[3]]
+    assert [d.row for d in batches[0] + batches[1]] != [d.row for d in batches[2] + batches[3]]
 
 
 def test_keys_differ_between_steps_rows_and_seeds() -> None:
@@ -37,7 +37,7 @@ def test_a_continued_training_goes_on_where_it_stopped() -> None:
 
 def test_weights_are_odds() -> None:
     weights = torch.tensor([0.0, 1.0, 3.0])
-    drawn = [d.index for b in StepBatches(3, 50, 40, weights=weights) for d in b]
+    drawn = [d.row for b in StepBatches(3, 50, 40, weights=weights) for d in b]
     share = torch.bincount(torch.tensor(drawn), minlength=3) / len(drawn)
     # 2000 draws: standard deviation of a share is below 0.01.
     torch.testing.assert_close(share, weights / 4, atol=0.04, rtol=0)

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from facekernels.cli import main
-from facekernels.systems.sga.reproduce import METHODS, Row, Run, Settings, t_interval
+from facekernels.metrics import t_interval
+from facekernels.systems.sga.reproduce import METHODS, Row, Run, Settings
 
 
 def made_up(difference: float) -> Run:

@@ -36,7 +36,7 @@ def test_rows_without_an_age_do_not_count() -> None:
 
 
 def test_losses_of_the_published_batch() -> None:
-    """Age on [32:64], Gender on [32:96], the other attributes on [64:96], Expression on [96:128]."""
+    """Ages on the second part, gender on two, attributes on the third, expression on the fourth."""
     generator = torch.Generator().manual_seed(0)
     parts = (5, 4, 3, 6)
     first, second, third, whole = (sum(parts[: i + 1]) for i in range(4))

@@ -89,7 +89,7 @@ def test_output_modes(small: SwinFace) -> None:
 
 @pytest.mark.parametrize(("value", "expected"), [(3.0, 1.499985), (-3.0, 0.0)])
 def test_closed_form_of_a_branch(published: SwinFace, value: float, expected: float) -> None:
-    """Centre taps of 1 on the first channel of each level, a gate of zeros: 3 / 2 / sqrt(1 + 2e-5)."""
+    """Centre taps of 1 on each level's first channel, a gate of zeros: 3 / 2 / sqrt(1 + 2e-5)."""
     net = SwinFace(**(SMALL | {"level_channels": (1, 1, 1, 1), "tasks": ("Gender",)})).fam.eval()
     with torch.no_grad():
         for parameter in net.nets[0].channel_attention.parameters():
@@ -173,8 +173,9 @@ def test_backbone_of_the_first_stage(tmp_path: Path) -> None:
     torch.manual_seed(1)
     first, second = SwinFace(**SMALL, tasks=[], unused_head=True), SwinFace(**SMALL)
     path = tmp_path / "start_0.pt"
-    torch.save({"state_dict_backbone": {f"module.{k}": v for k, v in first.backbone.state_dict().items()},
-                "state_dict_softmax_fc": {"weight": torch.ones(3, 16)}}, path)  # fmt: skip
+    state = {f"module.{k}": v for k, v in first.backbone.state_dict().items()}
+    centres = {"weight": torch.ones(3, 16)}
+    torch.save({"state_dict_backbone": state, "state_dict_softmax_fc": centres}, path)
     load_published_backbone(second, path)
     assert torch.equal(
         second.backbone.patch_embed.proj.weight, first.backbone.patch_embed.proj.weight
@@ -219,7 +220,7 @@ def test_bad_arguments_are_named(small: SwinFace) -> None:
         ValueError, match=r"images must be \[B, 3, H, W\], got shape \(1, 1, 64, 64\)"
     ):
         small.predict(torch.rand(1, 1, 64, 64))
-    with pytest.raises(TypeError, match="uint8 or floating point, got torch.int64"):
+    with pytest.raises(TypeError, match=r"uint8 or floating point, got torch\.int64"):
         small.predict(torch.ones(1, 3, 64, 64).long())
 
 

@@ -125,7 +125,7 @@ class GCNV:
             raise ValueError("GCNV is not trained: call fit first")
         idx, sim = check_graph(idx, sim)
         features = check_features(features, len(idx), len(self.network.conv.weight) // 2)
-        return self.network(features, *normalized_graph(idx, sim))  # type: ignore[no-any-return]
+        return self.network(features, *normalized_graph(idx, sim))
 
     def cluster(self, features: Values, idx: Values, sim: Values) -> Labels:
         """``[N]`` labels of other identities."""
