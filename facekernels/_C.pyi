@@ -165,6 +165,35 @@ def linkage_combine(
     out: Tensor,
     /,
 ) -> None: ...
+def margin_softmax_backward(
+    embeddings: Tensor,
+    weight: Tensor,
+    index: Tensor | None,
+    labels: Tensor,
+    scale: float,
+    lse: Tensor,
+    d_lse: Tensor,
+    d_target: Tensor,
+    inverse_norms: Tensor,
+    d_embeddings: Tensor | None,
+    d_weight: Tensor | None,
+    d_cos: Tensor,
+    d_cos_cos: Tensor,
+    partial: Tensor,
+    /,
+) -> None: ...
+def margin_softmax_forward(
+    embeddings: Tensor,
+    weight: Tensor,
+    index: Tensor | None,
+    labels: Tensor,
+    scale: float,
+    lse: Tensor,
+    target: Tensor,
+    inverse_norms: Tensor,
+    partial: Tensor,
+    /,
+) -> None: ...
 def mlca_backward(
     d_mean: Tensor, d_max: Tensor, argmax: Tensor, d_relu_mean: Tensor, x: Tensor, dx: Tensor, /
 ) -> None: ...

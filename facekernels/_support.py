@@ -44,6 +44,7 @@ OPS: dict[str, Support] = {
     "mlca_gate": Support(("mlca_forward", "mlca_gate_backward", "mlca_backward")),
     "channel_gate": Support(("mlca_forward", "mlca_gate_backward", "mlca_backward")),
     "conv_mean_max": Support(("mlca_pools", "conv_pools_d_weight", "conv_pools_d_input")),
+    "margin_cross_entropy": Support(("margin_softmax_forward", "margin_softmax_backward")),
     "decode_heatmaps": Support.positions("decode_heatmaps"),
     "decode_simcc": Support.positions("decode_simcc"),
     "heatmap_peaks": Support.positions("heatmap_peaks"),

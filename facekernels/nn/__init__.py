@@ -4,7 +4,9 @@ from facekernels.nn.gradient_attention import gradient_attention
 from facekernels.nn.iresnet import IResNet, iresnet18, iresnet34, iresnet50, iresnet100
 from facekernels.nn.mlca import MLCA, LANet, SpatialGate, load_swinface_attention
 from facekernels.nn.mobilenet import MobileNetV2
+from facekernels.nn.partial_fc import PartialFC
 from facekernels.nn.resnet import ResNet, resnet18, resnet34, resnet50
+from facekernels.nn.rowwise_adamw import RowwiseAdamW
 from facekernels.nn.swin import SwinTransformer
 
 __all__ = [
@@ -12,7 +14,9 @@ __all__ = [
     "IResNet",
     "LANet",
     "MobileNetV2",
+    "PartialFC",
     "ResNet",
+    "RowwiseAdamW",
     "SpatialGate",
     "SwinTransformer",
     "gradient_attention",

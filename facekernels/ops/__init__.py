@@ -32,6 +32,7 @@ from facekernels.ops.heatmap_encoding import (
 from facekernels.ops.keypoints import Keypoints, flip_average, transform_keypoints
 from facekernels.ops.knn import KNNGraph, knn_graph, knn_recall
 from facekernels.ops.linkage import LinkageWeights, linkage_scores
+from facekernels.ops.margin_softmax import margin_cross_entropy
 from facekernels.ops.mlca import channel_gate, mlca_gate
 from facekernels.ops.neighbors import neighbor_mean
 from facekernels.ops.peaks import Peaks, heatmap_peaks
@@ -75,6 +76,7 @@ __all__ = [
     "link_clusters",
     "linkage_scores",
     "local_center_of_mass",
+    "margin_cross_entropy",
     "mlca_gate",
     "neighbor_mean",
     "pivot_subgraphs",

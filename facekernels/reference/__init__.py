@@ -7,6 +7,7 @@ from facekernels.reference.gradient_attention import gradient_attention_map
 from facekernels.reference.heatmap import decode_heatmaps, decode_simcc
 from facekernels.reference.knn import knn_graph
 from facekernels.reference.linkage import linkage_scores
+from facekernels.reference.margin_softmax import margin_cross_entropy
 from facekernels.reference.mlca import channel_gate, mlca_gate
 from facekernels.reference.neighbors import neighbor_mean
 from facekernels.reference.peaks import heatmap_peaks
@@ -27,6 +28,7 @@ __all__ = [
     "knn_graph",
     "linkage_scores",
     "local_center_of_mass",
+    "margin_cross_entropy",
     "mlca_gate",
     "neighbor_mean",
     "pivot_subgraphs",
