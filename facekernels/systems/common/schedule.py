@@ -11,13 +11,16 @@ import torch
 from torch import Tensor
 from torch.optim.lr_scheduler import LRScheduler
 
+from facekernels.nn import RowwiseAdamW
+
 
 @dataclass
 class Optimization:
     """Optimizer and learning-rate schedule of a training.
 
     Args:
-        optimizer: the update rule.
+        optimizer: the update rule; adamw leaves rows of sampled class centres without a gradient
+            alone.
         lr: base learning rate, reached at the end of the warm-up.
         weight_decay: decoupled for AdamW, added to the gradient for Adam and SGD.
         momentum: of SGD.
@@ -69,7 +72,7 @@ class Optimization:
 
     def _optimizer(self, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
         if self.optimizer == "adamw":
-            return torch.optim.AdamW(groups, weight_decay=self.weight_decay)
+            return RowwiseAdamW(groups, weight_decay=self.weight_decay)
         if self.optimizer == "adam":
             return torch.optim.Adam(groups, weight_decay=self.weight_decay)
         return torch.optim.SGD(groups, momentum=self.momentum, weight_decay=self.weight_decay)
