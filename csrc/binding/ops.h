@@ -18,5 +18,6 @@ void bind_neighbors(pybind11::module_& m);
 void bind_subgraphs(pybind11::module_& m);
 void bind_linkage(pybind11::module_& m);
 void bind_components(pybind11::module_& m);
+void bind_attention_consistency(pybind11::module_& m);
 
 }  // namespace facekernels
