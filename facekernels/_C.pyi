@@ -5,6 +5,27 @@ from torch import Tensor
 def build_info() -> dict[str, Any]: ...
 def cuda_devices() -> list[tuple[str, int]] | str: ...
 def num_threads() -> int: ...
+def attention_consistency_backward(
+    residual: Tensor,
+    weight: Tensor,
+    class_weights: Tensor | None,
+    d_loss: Tensor | None,
+    d_class: Tensor | None,
+    d_features: Tensor | None,
+    d_flipped: Tensor | None,
+    /,
+) -> None: ...
+def attention_consistency_forward(
+    features: Tensor,
+    flipped: Tensor,
+    weight: Tensor,
+    class_weights: Tensor | None,
+    residual: Tensor,
+    squares: Tensor | None,
+    loss: Tensor | None,
+    per_class: Tensor | None,
+    /,
+) -> None: ...
 def center_of_mass_backward(
     heatmaps: Tensor,
     radius: int,

@@ -82,6 +82,16 @@ def _of_type(value: Any) -> str:
     return kind if hasattr(value, "shape") else f"{value!r} ({kind})"
 
 
+def is_dense_image(t: Tensor, channels_last: bool = False) -> bool:
+    """Whether each image of t ``[B, C, H, W]`` is one run of memory, channels outside or inside."""
+    _, channels, height, width = t.shape
+    expected = (1, width * channels, channels) if channels_last else (height * width, width, 1)
+    return all(
+        n == 1 or s == e
+        for n, s, e in zip((channels, height, width), t.stride()[1:], expected, strict=True)
+    )
+
+
 def resolve_neg(t: Tensor) -> Tensor:
     """Kernels read memory: a lazily negated view (`z.conj().imag`) must be negated first."""
     if torch.compiler.is_compiling() or t.is_neg():

@@ -57,6 +57,9 @@ OPS: dict[str, Support] = {
     "gradient_attention_map": Support(
         ("gradient_attention_forward", "gradient_attention_backward")
     ),
+    "cam_flip_consistency": Support(
+        ("attention_consistency_forward", "attention_consistency_backward")
+    ),
     "erase_regions": Support(("erase_regions",)),
     "erase_top_n": Support(("erase_top_n",)),
     "sample_rects": Support((), _SAMPLED, _SAMPLED),

@@ -82,6 +82,7 @@ PYBIND11_MODULE(FK_MODULE_NAME, m, py::mod_gil_not_used()) {
   bind_linkage(m);
   bind_components(m);
   bind_margin_softmax(m);
+  bind_attention_consistency(m);
 }
 
 }  // namespace facekernels

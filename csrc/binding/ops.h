@@ -19,5 +19,6 @@ void bind_subgraphs(pybind11::module_& m);
 void bind_linkage(pybind11::module_& m);
 void bind_components(pybind11::module_& m);
 void bind_margin_softmax(pybind11::module_& m);
+void bind_attention_consistency(pybind11::module_& m);
 
 }  // namespace facekernels

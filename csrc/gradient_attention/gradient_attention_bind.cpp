@@ -6,6 +6,7 @@
 #include "binding/ops.h"
 #include "core/check.h"
 #include "core/dispatch.h"
+#include "core/image_layout.h"
 #include "gradient_attention/gradient_attention.h"
 
 namespace facekernels {
@@ -16,14 +17,9 @@ using OptionalView = std::optional<TensorView>;
 
 // Distance between images [C, H, W] that are dense themselves, with channels_last as [H, W, C].
 int64_t image_stride(const char* name, const TensorView& t, bool channels_last) {
-  const int order[3]{channels_last ? 1 : 3, channels_last ? 3 : 2, channels_last ? 2 : 1};
-  int64_t expected = 1;
-  for (const int dim : order) {
-    check_lazy(t.size(dim) == 1 || t.stride(dim) == expected, [&] {
-      return std::string(name) + " must be contiguous in its last three dimensions";
-    });
-    expected *= t.size(dim);
-  }
+  check_lazy(is_dense_image(t, channels_last), [&] {
+    return std::string(name) + " must be contiguous in its last three dimensions";
+  });
   return t.stride(0);
 }
 

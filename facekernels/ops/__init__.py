@@ -1,5 +1,6 @@
 """Drop-in PyTorch ops. One module per op family; everything public is importable from here."""
 
+from facekernels.ops.attention_consistency import FlipConsistency, cam_flip_consistency
 from facekernels.ops.components import (
     PooledEdges,
     SoftLabels,
@@ -47,6 +48,7 @@ __all__ = [
     "EncodedSimCC",
     "ErasedRegions",
     "ErasedTopN",
+    "FlipConsistency",
     "KNNGraph",
     "Keypoints",
     "LinkageWeights",
@@ -54,6 +56,7 @@ __all__ = [
     "PivotSubgraphs",
     "PooledEdges",
     "SoftLabels",
+    "cam_flip_consistency",
     "channel_gate",
     "connected_components",
     "conv_mean_max",

@@ -125,24 +125,16 @@ def _size(size: Any) -> tuple[int, int] | None:
 def _dense(t: Tensor) -> Tensor:
     """`t` itself if each image is one run of memory, else a copy."""
     t = _check.resolve_neg(t)
-    return t if _is_dense(t) else t.contiguous()
-
-
-def _is_dense(t: Tensor, channels_last: bool = False) -> bool:
-    """Whether each image is one run of memory, with the channels outside or inside."""
-    _, channels, height, width = t.shape
-    expected = (1, width * channels, channels) if channels_last else (height * width, width, 1)
-    return all(
-        n == 1 or s == e
-        for n, s, e in zip((channels, height, width), t.stride()[1:], expected, strict=True)
-    )
+    return t if _check.is_dense_image(t) else t.contiguous()
 
 
 def _map(grad: Tensor, features: Tensor | None, reduce: str) -> Tensor:
     if features is not None:
         grad, features = _check.resolve_neg(grad), _check.resolve_neg(features)
         both = (grad, features)  # one channel is dense either way, and faster as NCHW
-        if not all(map(_is_dense, both)) and all(_is_dense(t, channels_last=True) for t in both):
+        if not all(map(_check.is_dense_image, both)) and all(
+            _check.is_dense_image(t, channels_last=True) for t in both
+        ):
             return _forward(grad, features, reduce, channels_last=True)[0]
     return _forward(_dense(grad), None if features is None else _dense(features), reduce)[0]
 

@@ -1,5 +1,6 @@
 """Readable plain-PyTorch versions of every op, on any device and dtype."""
 
+from facekernels.reference.attention_consistency import cam_flip_consistency
 from facekernels.reference.components import component_roots
 from facekernels.reference.conv_pools import conv_mean_max
 from facekernels.reference.erase import erase_regions, erase_top_n
@@ -16,6 +17,7 @@ from facekernels.reference.soft_argmax import local_center_of_mass, soft_argmax
 from facekernels.reference.subgraphs import pivot_subgraphs
 
 __all__ = [
+    "cam_flip_consistency",
     "channel_gate",
     "component_roots",
     "conv_mean_max",

@@ -153,6 +153,13 @@ def _top_n(model: FaceScorer, detection: Detection) -> Call:
     return Call((maps, maps[:, :1]), {"n": 410})
 
 
+def _consistency(model: FaceScorer, detection: Detection) -> Call:
+    """The levels' maps as features, their mirror images a level further as the other view."""
+    maps = level_maps(detection)
+    weight = torch.linspace(-1, 1, 3 * maps.shape[1]).view(3, -1)
+    return Call((maps, maps.roll(1, 0).flip(-1), weight), {})
+
+
 _HOPS = {"k_at_hop": (12, 4), "active_connection": 4}
 
 
@@ -236,6 +243,8 @@ CHECKS: tuple[Check, ...] = (
     Check("sga_aggregate", _aggregated, 1e-6),
     Check("gradient_attention_map", _gradients, 1e-5),
     Check("gradient_attention_map", _gradients, 1e-4, backward=True),
+    Check("cam_flip_consistency", _consistency, 1e-5),
+    Check("cam_flip_consistency", _consistency, 1e-4, backward=True),
     Check("erase_regions", _regions, 0.0, eager=eager.erase_rounds),
     Check("erase_top_n", _top_n, 0.0, eager=eager.erase_topk),
     Check("soft_argmax", _maps, 1e-3),
@@ -279,20 +288,22 @@ def _runner(
         return lambda: op(*args, **call.options)
     leaves = [a for a in args if isinstance(a, Tensor) and a.requires_grad]
     with torch.no_grad():
-        shape = _stacked(op(*args, **call.options)).shape
+        shape = _joined(op(*args, **call.options)).shape
     generator = torch.Generator().manual_seed(0)
     cotangent = torch.randn(shape, generator=generator).to(leaves[0].dtype)
 
     def forward_and_backward() -> tuple[Tensor, ...]:
-        out = _stacked(op(*args, **call.options))
+        out = _joined(op(*args, **call.options))
         return (out.detach(), *torch.autograd.grad(out, leaves, cotangent))
 
     return forward_and_backward
 
 
-def _stacked(result: Any) -> Tensor:
-    """Several outputs of one shape as one."""
-    return result if isinstance(result, Tensor) else torch.stack(tuple(result))
+def _joined(result: Any) -> Tensor:
+    """Several outputs as one."""
+    if isinstance(result, Tensor):
+        return result
+    return torch.cat([t.flatten() for t in result])
 
 
 def _on_copies(op: Callable[..., None]) -> Callable[..., tuple[Tensor, ...]]:
