@@ -19,11 +19,12 @@ MALE = ("Gender", "Sideburns", "Five O'Clock Shadow", "Mustache", "Goatee", "No 
 HAPPY, NEUTRAL = 3, 6
 
 
-def plain(p: faces.FaceParameters) -> faces.FaceParameters:
-    """The same light grey behind everybody."""
+def plain(p: faces.FaceParameters, keep: bool = False) -> faces.FaceParameters:
+    """The same light grey behind everybody, and, unless kept, nothing random on the cheeks."""
     background = torch.zeros_like(p.background)
     background[:, :6] = torch.tensor([0.86, 0.88, 0.90, 0.86, 0.88, 0.90])
-    return p.replace(background=background, clothes=torch.full_like(p.clothes, 0.45))
+    p = p.replace(background=background, clothes=torch.full_like(p.clothes, 0.45))
+    return p if keep else faces.set_attributes(p, {"Bags Under Eyes": False, "Rosy Cheeks": False})
 
 
 def draw(p: faces.FaceParameters, columns: int, size: int) -> Tensor:
@@ -48,7 +49,7 @@ def free(size: int) -> Tensor:
 def ages(size: int) -> Tensor:
     """3 to 80 years of three persons."""
     years = torch.tensor([3.0, 8, 14, 20, 30, 40, 50, 60, 70, 80])
-    identity = torch.tensor([3, 5, 8]).repeat_interleave(len(years))
+    identity = torch.tensor([3, 7, 11]).repeat_interleave(len(years))
     p = faces.sample(len(identity), 2, STILL, identity, NEUTRAL, years.repeat(3))
     return draw(plain(p), len(years), size)
 
@@ -58,13 +59,15 @@ def attributes(size: int) -> Tensor:
     pairs = []
     for name in ATTRIBUTES:
         man = name in MALE
-        p = faces.sample(1, 5, STILL, 4 if man else 9, NEUTRAL, 38.0)
+        p = faces.sample(1, 5, STILL, 11 if man else 15, NEUTRAL, 35.0)
         p = faces.set_attributes(p, {"Gender": man, "Bald": False, "Double Chin": False,
-                                     "Narrow Eyes": False, "Big Nose": False})  # fmt: skip
+                                     "Narrow Eyes": False, "Big Nose": False,
+                                     "High Cheekbones": False, "Wavy Hair": False,
+                                     "Brown Hair": True, "Rosy Cheeks": False})  # fmt: skip
         if man:
             p = faces.set_attributes(p, {"Mustache": False, "No Beard": True})
         pairs += [faces.set_attribute(p, name, value) for value in (False, True)]
-    return draw(plain(faces.concatenate(pairs)), 10, size)
+    return draw(plain(faces.concatenate(pairs), keep=True), 10, size)
 
 
 def poses(size: int) -> Tensor:

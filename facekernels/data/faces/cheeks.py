@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from facekernels.data.faces.attributes import SMOOTH
 from facekernels.data.faces.canvas import Canvas, Patch, Plane, column
 from facekernels.data.faces.geometry import SIDES, Anatomy
 from facekernels.data.faces.palette import Palette
@@ -29,7 +30,7 @@ def draw_cheeks(canvas: Canvas, a: Anatomy, colours: Palette) -> None:
 
 
 def _colour(patch: Patch, plane: Plane, a: Anatomy, colours: Palette) -> None:
-    rosy = (0.6 * a.has("Rosy Cheeks") + 0.3 * a.has("Heavy Makeup") + 0.12 * a.child).clamp(
+    rosy = (0.7 * a.has("Rosy Cheeks") + 0.3 * a.has("Heavy Makeup") + 0.12 * a.child).clamp(
         max=0.8
     )
     red = colours.skin * 0.45 + colours.skin.new_tensor([0.50, 0.10, 0.14])
@@ -50,11 +51,12 @@ def _relief(patch: Patch, plane: Plane, a: Anatomy, colours: Palette, side: int)
 
 
 def _skin(patch: Patch, plane: Plane, a: Anatomy, colours: Palette) -> None:
-    rough = ((a.p.roughness - 0.3) * 2).clamp(0, 1)
+    rough = a.p.roughness
+    rough = (rough >= SMOOTH).float() * (0.4 + 0.5 * rough)
     spot = colours.skin * colours.skin.new_tensor([0.72, 0.5, 0.45])
     marks = torch.zeros_like(plane.u)
     for u, v, size in _SPOTS:
-        marks = torch.maximum(marks, plane.blob(u, v, size * 1.9, size * 1.9))
+        marks = torch.maximum(marks, plane.blob(u, v, size * 2.0, size * 2.0))
     patch.paint(marks * column(rough), spot)
 
 

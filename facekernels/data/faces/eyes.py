@@ -24,14 +24,14 @@ class Opening(NamedTuple):
 def opening(a: Anatomy, side: int) -> Opening:
     """How far the lids are apart."""
     m = lambda unit: a.muscle(unit, side)  # noqa: E731
-    size = 1 + 0.13 * a.p.named("eye_size") + 0.25 * a.child
+    size = 1 + 0.13 * a.p.named("eye_size") + 0.35 * a.child
     narrow = 1 - 0.45 * a.has("Narrow Eyes")
     raised = 1 + 0.55 * m("AU5") - 0.3 * m("AU7") - 0.5 * m("AU43") - 0.2 * m("AU6")
     raised = raised - 0.15 * m("AU9") - 0.12 * a.old
     lifted = 1 + 0.2 * m("AU5") - 0.5 * m("AU7") - 0.65 * m("AU6") - 0.35 * m("AU9")
     return Opening(
-        0.050 * size * narrow * raised.clamp(min=0.15),
-        0.036 * size * narrow * lifted.clamp(min=0.15),
+        0.055 * size * narrow * raised.clamp(min=0.15),
+        0.039 * size * narrow * lifted.clamp(min=0.15),
     )
 
 
@@ -58,7 +58,7 @@ def _socket(patch: Patch, frame: Frame, a: Anatomy, colours: Palette, side: int)
         bags = a.has("Bags Under Eyes")
         bag = plane.blob(0.0, 0.085, 0.13, 0.075)
         patch.paint(
-            bag * column(bags * 0.5), colours.skin * colours.skin.new_tensor([0.6, 0.5, 0.62])
+            bag * column(bags * 0.7), colours.skin * colours.skin.new_tensor([0.6, 0.5, 0.62])
         )
         fold = plane.arc(0.0, 0.12, 0.1, -0.035, 0.007)
         patch.paint(fold * column(bags * 0.8), colours.line)
@@ -86,7 +86,7 @@ def _eyeball(patch: Patch, frame: Frame, a: Anatomy, colours: Palette, side: int
     patch.paint(iris, colours.iris * 0.55)
     patch.paint(plane.ellipse(0.0, 0.0, a.iris * 0.82, a.iris * 0.82) * inside, colours.iris)
     patch.paint(plane.ellipse(0.0, 0.0, a.iris * 0.42, a.iris * 0.42) * inside, colours.iris * 0.08)
-    glint = plane.ellipse(0.0, -0.35 * a.iris, a.iris * 0.24, a.iris * 0.2)
+    glint = plane.ellipse(0.0, -0.5 * a.iris, a.iris * 0.22, a.iris * 0.18)
     patch.paint(glint * inside * 0.9, white)
 
     ends = plane.inside(plane.u.abs() - column(width * 1.06))
@@ -113,7 +113,7 @@ def _brow(patch: Patch, a: Anatomy, colours: Palette, side: int) -> None:
     x = plane.u / column(half)
     curve = _brow_height(x, column(inner), column(outer), column(arch))
     s, bushy, makeup = a.p.named, a.has("Bushy Eyebrows"), a.has("Heavy Makeup")
-    thick = 0.020 * (1 + 0.3 * s("brow_thickness") + 0.3 * a.male + 1.1 * bushy - 0.2 * a.child)
+    thick = 0.020 * (1 + 0.3 * s("brow_thickness") + 0.3 * a.male + 1.5 * bushy - 0.2 * a.child)
     body = (1 - (x + 1) * (x + 1) * 0.17) * column(thick)
     mask = plane.line(plane.v - curve, body) * plane.inside(plane.u.abs() - column(half))
     strength = 0.75 + 0.2 * bushy + 0.1 * makeup
@@ -124,12 +124,12 @@ def brow_curve(a: Anatomy, side: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Half-length, and height (negative: up) of the inner end, the outer end and the arch."""
     s = a.p.named
     m = lambda unit: a.muscle(unit, side)  # noqa: E731
-    half = 0.115 * (1 + 0.08 * s("brow_length"))
+    half = 0.124 * (1 + 0.08 * s("brow_length"))
     slope = 0.008 * s("brow_slope")
     lowered = 0.5 * m("AU4") + 0.25 * m("AU9")
-    inner = 0.012 + slope - 0.085 * m("AU1") + 0.12 * lowered
-    outer = 0.012 - slope - 0.07 * m("AU2") + 0.025 * lowered
-    arch = -0.016 - 0.008 * s("brow_arch") - 0.034 * a.has("Arched Eyebrows") - 0.02 * m("AU2")
+    inner = 0.012 + slope - 0.095 * m("AU1") + 0.135 * lowered
+    outer = 0.012 - slope - 0.08 * m("AU2") + 0.025 * lowered
+    arch = -0.016 - 0.008 * s("brow_arch") - 0.045 * a.has("Arched Eyebrows") - 0.02 * m("AU2")
     return half, inner, outer, arch
 
 

@@ -19,7 +19,7 @@ from facekernels.data.faces.parameters import FaceParameters
 SIDES = (-1, 1)
 """Image-left, image-right."""
 DEPTH = 0.42
-ZOOM = 1.12
+ZOOM = 1.2
 _RAISED = 0.06  # leaves room for collar and necklace
 _PERSPECTIVE = 0.15
 
@@ -127,7 +127,7 @@ class Anatomy:
         self.p = p
         s, has = p.named, self.has
         self.child = ((16 - p.age) / 14).clamp(0, 1)
-        self.old = ((p.age - 30) / 50).clamp(0, 1)
+        self.old = ((p.age - 22) / 55).clamp(0, 1)
         adult = 1 - self.child
         self.male = has("Gender") * adult
         self.female = adult - self.male
@@ -135,12 +135,12 @@ class Anatomy:
         chubby, oval = has("Chubby"), has("Oval Face")
 
         self.half_width = 0.445 * (
-            1 + 0.08 * s("face_width") + 0.06 * child + 0.15 * chubby - 0.09 * oval
+            1 + 0.08 * s("face_width") + 0.1 * child + 0.15 * chubby - 0.09 * oval
         )
-        self.top = 0.58 * (1 + 0.05 * s("forehead") + 0.05 * child)
+        self.top = 0.58 * (1 + 0.05 * s("forehead") + 0.02 * child)
         jaw_drop = 0.5 * (self.both("AU26"))
         self.chin = 0.60 * (
-            1 + 0.07 * s("face_height") + 0.12 * oval - 0.13 * child + 0.03 * male + 0.03 * self.old
+            1 + 0.07 * s("face_height") + 0.12 * oval - 0.19 * child + 0.03 * male + 0.03 * self.old
         )
         self.bottom = self.chin + 0.12 * jaw_drop
         self.taper = (
@@ -151,19 +151,19 @@ class Anatomy:
         self.cheek = self.cheek + 0.04 * has("High Cheekbones")
 
         self.eye_x = self.half_width * (0.44 + 0.04 * s("eye_distance"))
-        self.eye_y = -0.07 + 0.025 * s("eye_height") + 0.06 * child
-        self.eye_width = 0.095 * (1 + 0.13 * s("eye_size") + 0.12 * child)
+        self.eye_y = -0.07 + 0.025 * s("eye_height") + 0.09 * child
+        self.eye_width = 0.104 * (1 + 0.13 * s("eye_size") + 0.16 * child)
         self.eye_slant = -0.1 * s("eye_slant")
-        self.iris = 0.046 * (1 + 0.1 * s("iris_size") + 0.1 * child)
-        self.brow_y = self.eye_y - 0.125 - 0.025 * s("brow_height") - 0.02 * (1 - male)
-        self.nose_y = 0.15 + 0.03 * s("nose_length") - 0.01 * child + 0.02 * self.old
+        self.iris = 0.049 * (1 + 0.1 * s("iris_size") + 0.24 * child)
+        self.brow_y = self.eye_y - 0.132 - 0.025 * s("brow_height") - 0.02 * (1 - male)
+        self.nose_y = 0.15 + 0.03 * s("nose_length") + 0.015 * child + 0.02 * self.old
         self.nose_y = self.nose_y + 0.02 * has("Big Nose") + 0.02 * has("Pointy Nose")
         self.nose_width = 0.088 * (
-            1 + 0.15 * s("nose_width") + 0.1 * male + 0.1 * self.old - 0.15 * child
+            1 + 0.15 * s("nose_width") + 0.1 * male + 0.1 * self.old - 0.3 * child
             + 0.55 * has("Big Nose") - 0.35 * has("Pointy Nose")
         )  # fmt: skip
         self.mouth_y = self.nose_y + 0.2 * (self.chin / 0.6) + 0.02 * s("mouth_height")
-        self.mouth_width = 0.185 * (1 + 0.12 * s("mouth_width") - 0.12 * child)
+        self.mouth_width = 0.195 * (1 + 0.12 * s("mouth_width") - 0.2 * child)
         self.pose = Pose(p, self.half_width, self.top)
 
     def has(self, attribute: str) -> Tensor:

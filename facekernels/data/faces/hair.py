@@ -86,7 +86,7 @@ def _texture(head: Head, patch: Patch, a: Anatomy, cover: Tensor, u: Tensor) -> 
     straight, wavy = a.has("Straight Hair"), a.has("Wavy Hair")
     bend = wave(head.plane.v * 3.2).mul_(column(wavy * 0.07))
     strands = wave((u.abs() + bend) * 6.5 + 0.25)
-    shine = strands.mul_(column(0.06 + 0.12 * straight + 0.26 * wavy))
+    shine = strands.mul_(column(0.06 + 0.17 * straight + 0.19 * wavy))
     patch.rgb *= (shine * cover).add_(1)[:, None]
 
 
@@ -99,7 +99,7 @@ def draw_beard(head: Head, patch: Patch, a: Anatomy, colours: Palette) -> None:
     if bool((shadow + full).any()):
         edge = column(a.mouth_y - 0.06) - x2 * x2 * column(a.mouth_y + 0.02)
         area = plane.soft(edge + column(head.turned[1]) - plane.v, 0.08) * head.mask
-        patch.paint(area * column(shadow * 0.42), colours.hair * 0.4 + 0.06)
+        patch.paint(area * column(shadow * 0.5), colours.hair * 0.4 + 0.06)
         patch.paint(area * column(full * 0.92), colours.hair * 0.85)
     if a.any("Sideburns"):
         x = x2.sqrt()

@@ -89,8 +89,8 @@ def draw_skin(head: Head, patch: Patch, a: Anatomy, colours: Palette) -> None:
     patch.paint(head.mask, colours.skin)
     if a.any("Double Chin"):
         u, v = head.chin
-        line = head.plane.arc(u, v - 0.05, 0.18, -0.035, 0.009)
-        patch.paint(line * column(a.has("Double Chin") * 0.6), colours.line)
+        line = head.plane.arc(u, v - 0.05, 0.2, -0.04, 0.014)
+        patch.paint(line * column(a.has("Double Chin") * 0.9), colours.line)
     edge = (head.across * head.across).clamp_(max=1.5)
     patch.shade(head.mask * edge * edge, 0.86)
 

@@ -47,7 +47,7 @@ def lips(a: Anatomy) -> Lips:
     thin = (1 - 0.6 * m("AU23") - 0.22 * m("AU12") - 0.2 * m("AU20") - 0.15 * m("AU26")).clamp(
         0.2, 1
     )
-    thick = thin * (1 + 0.6 * a.has("Big Lips") - 0.25 * a.old - 0.15 * a.male)
+    thick = thin * (1 + 0.9 * a.has("Big Lips") - 0.25 * a.old - 0.15 * a.male)
     parted = (m("AU25") * 0.032 + m("AU12") * m("AU25") * 0.012).clamp(0, 0.08)
     return Lips(
         half,

@@ -27,7 +27,7 @@ def draw_occluder(head: Head, patch: Patch, a: Anatomy, colours: Palette) -> Ten
     x, y, size, tone = a.p.occluder_place.unbind(1)
     grey = tone[:, None].expand(-1, 3)
     cloth = grey * 0.6 + grey.new_tensor([0.3, 0.38, 0.4])
-    skin = colours.skin * 0.92
+    skin = colours.skin * 0.86
     shapes = {
         "bar": (lambda: _bar(plane, head, a, size), grey * 0.12),
         "mask": (lambda: _mask(plane, head, a, size), cloth),
