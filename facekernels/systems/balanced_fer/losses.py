@@ -6,6 +6,8 @@ The method's own losses are `facekernels.nn.RebalancedSmoothLabelLoss` and
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -45,15 +47,34 @@ class LogitAdjustedLoss(nn.Module):
     def __init__(self, counts: Tensor, tau: float = 1.0) -> None:
         super().__init__()
         share = counts.double() / counts.sum()
-        self.register_buffer("adjustment", (tau * share.log()).float())
+        self.adjustment: Tensor
+        self.register_buffer("adjustment", (tau * share.log()).float(), persistent=False)
 
     def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
-        adjustment: Tensor = self.adjustment  # type: ignore[assignment]
-        return F.cross_entropy(logits + adjustment, labels)
+        return F.cross_entropy(logits + self.adjustment, labels)
+
+
+class WeightedCrossEntropy(nn.Module):
+    """`torch.nn.CrossEntropyLoss(weight)` whose weights, made from the data, are not saved."""
+
+    def __init__(self, class_weights: Tensor) -> None:
+        super().__init__()
+        self.class_weights: Tensor
+        self.register_buffer("class_weights", class_weights.float(), persistent=False)
+
+    def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
+        return F.cross_entropy(logits, labels, self.class_weights)
 
 
 def classification_loss(
-    name: str, counts: Tensor, *, epsilon: float, weights: str, gamma: float, tau: float
+    name: str,
+    counts: Tensor,
+    *,
+    epsilon: float,
+    weights: str,
+    gamma: float,
+    tau: float,
+    names: Sequence[str] | None = None,
 ) -> nn.Module:
     """The loss called `name` for training classes of these sizes.
 
@@ -65,15 +86,16 @@ def classification_loss(
             mean 1.
         gamma: exponent of ``"focal"``.
         tau: strength of ``"logit_adjustment"``.
+        names: of the classes, for the error.
 
     Raises:
         ValueError: another name, or a class without images.
     """
-    balance = class_balance_weights(counts, weights)
+    balance = class_balance_weights(counts, weights, names=names)
     if name == "cross_entropy":
         return nn.CrossEntropyLoss()
     if name == "weighted":
-        return nn.CrossEntropyLoss(class_balance_weights(counts, "mean1").float())
+        return WeightedCrossEntropy(class_balance_weights(counts, "mean1"))
     if name == "focal":
         return FocalLoss(gamma)
     if name == "logit_adjustment":

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from facekernels.nn import MobileNetV2, ResNet, SwinTransformer, resnet18, resnet50
+from facekernels.nn import CAMHead, MobileNetV2, ResNet, SwinTransformer, resnet18, resnet50
 from facekernels.systems.common.checkpoint import model_of_checkpoint, read_checkpoint
 
 SYSTEM, FORMAT = "balanced_fer", 1
@@ -63,7 +63,7 @@ class ExpressionNet(nn.Module):
         self.backbone = BACKBONES[backbone](**sized, **options)
         width: int = self.backbone.num_features
         self.norm = nn.LayerNorm(width) if backbone == "swin_t" else nn.Identity()
-        self.head = nn.Linear(width, num_classes)
+        self.head = CAMHead(width, num_classes)
 
     def features(self, images: Tensor) -> Tensor:
         """``[B, C, h, w]``: what the classifier averages."""
@@ -75,7 +75,7 @@ class ExpressionNet(nn.Module):
 
     def classify(self, features: Tensor) -> Tensor:
         """``[B, K]`` logits of features."""
-        return self.head(features.mean((2, 3)))
+        return self.head(features)
 
     def forward(self, images: Tensor) -> Tensor:
         return self.classify(self.features(images))

@@ -90,7 +90,7 @@ class ExpressionTask(SystemTask):
         """Losses for training classes of sizes `counts` (``[K]``)."""
         self.loss = classification_loss(
             self.classification, counts, epsilon=self.epsilon, weights=self.weights,
-            gamma=self.gamma, tau=self.tau,
+            gamma=self.gamma, tau=self.tau, names=self.class_names,
         )  # fmt: skip
         weights = class_balance_weights(counts, self.weights).float()
         if self.consistency_weights == "equal":

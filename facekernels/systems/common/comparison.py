@@ -48,7 +48,7 @@ class Comparison:
         title: heads table and plot.
         methods: key to label, in the order of the table.
         conditions: key to label.
-        metrics: key to label; the first decides. Values are shares in [0, 1] unless `percent` is
+        metrics: key to label. Values are shares in [0, 1] unless `percent` is
             False.
         measure: one training.
         ours: the method the paper proposes.
@@ -56,6 +56,7 @@ class Comparison:
         settings: numbers the runs depend on, for the record.
         lower_is_better: metrics of which less is better.
         seeds: of a full run.
+        decided_by: the metrics that the verdict speaks of; the first alone if empty.
     """
 
     title: str
@@ -69,6 +70,7 @@ class Comparison:
     percent: bool = True
     lower_is_better: tuple[str, ...] = ()
     seeds: int = 5
+    decided_by: tuple[str, ...] = ()
     rows: list[Row] = field(default_factory=list)
 
     def run(
@@ -115,12 +117,12 @@ class Comparison:
         return t_interval([a - b for a, b in pairs])
 
     def verdict(self) -> list[str]:
-        """A sentence for each condition and baseline, on the first metric."""
-        metric = next(iter(self.metrics))
+        """A sentence for each condition, baseline and deciding metric."""
         return [
             f"{self.conditions[condition]}: {self._sentence(condition, other, metric)}"
             for condition in self.conditions
             for other in self.baselines
+            for metric in self.decided_by or tuple(self.metrics)[:1]
         ]
 
     def _sentence(self, condition: str, other: str, metric: str) -> str:

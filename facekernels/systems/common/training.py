@@ -29,5 +29,5 @@ def evaluate(
         warnings.filterwarnings("ignore", module="lightning")
         loop = trainer(steps)
         loop.fit(task, data)
-        (found,) = loop.test(task, datamodule=data, verbose=False)
-    return dict(found)
+        found = loop.test(task, datamodule=data, verbose=False)
+    return {name: value for part in found for name, value in part.items()}

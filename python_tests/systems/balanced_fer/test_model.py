@@ -56,7 +56,7 @@ def test_starting_from_a_recognition_backbone(tmp_path: Path) -> None:
     load_backbone(network, path)
     for key, value in network.backbone.state_dict().items():
         assert torch.equal(value, recognition.state_dict()[key]), key
-    with pytest.raises(ValueError, match="does not fit the backbone resnet: .* keys are missing"):
+    with pytest.raises(ValueError, match=r"does not fit the backbone resnet: .* keys are missing"):
         load_backbone(small(), path)
 
 

@@ -1,0 +1,173 @@
+"""Training of small networks on made-up faces: losses fall, resume exactly, do not depend on the
+kernels or on the number of processes.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import lightning
+import pytest
+import torch
+
+from facekernels import backend
+from facekernels.systems.balanced_fer import ExpressionNet
+from facekernels.systems.balanced_fer.data import ExpressionData
+from facekernels.systems.balanced_fer.task import ExpressionTask
+from facekernels.systems.common.checkpoint_io import SafeCheckpointIO
+from facekernels.systems.common.schedule import Optimization
+from facekernels.systems.common.training import trainer
+
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning")
+
+
+def data(**options: Any) -> ExpressionData:
+    defaults = {"image_size": 32, "imbalance": 4.0, "largest": 16, "test_per_class": 3,
+                "batch_size": 16, "seed": 1}  # fmt: skip
+    return ExpressionData(**({"dataset": "faces"} | defaults | options))
+
+
+def task(**options: Any) -> ExpressionTask:
+    lightning.seed_everything(3, verbose=False)
+    defaults: dict[str, Any] = {
+        "backbone": "resnet",
+        "backbone_options": {"layers": [1, 1, 1, 1], "width": 8, "stem": "small"},
+        "consistency": 1.0,
+        "optimization": Optimization(lr=3e-3, warmup_steps=3, warmup_jump=False),
+    }
+    return ExpressionTask(**(defaults | options))
+
+
+class Losses(lightning.Callback):
+    """The training loss of every step."""
+
+    def __init__(self) -> None:
+        self.values: list[float] = []
+
+    def on_train_batch_end(self, trainer: Any, module: Any, outputs: Any, *rest: Any) -> None:
+        self.values.append(float(outputs["loss"]))
+
+
+def fit(steps: int, **options: Any) -> tuple[list[float], ExpressionTask]:
+    losses, module = Losses(), task(**options)
+    trainer(steps, callbacks=[losses]).fit(module, data())
+    return losses.values, module
+
+
+def test_loss_falls_and_metrics_are_reported(tmp_path: Path) -> None:
+    losses, module = fit(40)
+    assert sum(losses[-5:]) < 0.8 * sum(losses[:5])
+    loop = trainer(40, logger=lightning.pytorch.loggers.CSVLogger(str(tmp_path)))
+    (found,) = loop.test(module, datamodule=data(), verbose=False)
+    names = {"test/accuracy", "test/mean_accuracy", "test/recall/Fear", "test/recall/Happy"}
+    assert names <= set(found)
+    # Every class has three test images, so the two accuracies are one.
+    assert found["test/accuracy"] == pytest.approx(found["test/mean_accuracy"])
+    assert Path(loop.log_dir, "confusion.png").stat().st_size > 1000
+
+
+def test_the_curve_does_not_depend_on_the_kernels() -> None:
+    ours, _ = fit(8)
+    with backend("reference"):
+        reference, _ = fit(8)
+    assert ours == pytest.approx(reference, rel=2e-3)
+    assert len(set(ours)) == 8
+
+
+def test_resume_is_exact(tmp_path: Path) -> None:
+    whole_losses, whole = fit(9)
+
+    class Interrupted(Exception):
+        pass
+
+    class Stop(lightning.Callback):
+        def on_train_batch_end(self, loop: Any, *rest: Any) -> None:
+            if loop.global_step == 5:
+                loop.save_checkpoint(tmp_path / "last.ckpt")
+                raise Interrupted
+
+    with pytest.raises(Interrupted):
+        trainer(9, callbacks=[Stop()], plugins=[SafeCheckpointIO()]).fit(task(), data())
+    losses, module = Losses(), task()
+    trainer(9, callbacks=[losses], plugins=[SafeCheckpointIO()]).fit(
+        module, data(), ckpt_path=tmp_path / "last.ckpt", weights_only=True
+    )
+    assert losses.values == whole_losses[5:]
+    for key, value in whole.network.state_dict().items():
+        assert torch.equal(value, module.network.state_dict()[key]), key
+    network = ExpressionNet.from_checkpoint(tmp_path / "last.ckpt")
+    assert network.settings == module.network.settings
+
+
+def test_checkpoints_of_others_are_refused(tmp_path: Path) -> None:
+    module = task()
+    loop = trainer(1, plugins=[SafeCheckpointIO()])
+    loop.fit(module, data())
+    path = tmp_path / "other.ckpt"
+    loop.save_checkpoint(path)
+    checkpoint = torch.load(path, weights_only=True)
+    checkpoint["facekernels"]["system"] = "swinface"
+    torch.save(checkpoint, path)
+    with pytest.raises(ValueError, match="must be one of balanced_fer, got one of swinface"):
+        trainer(1).test(task(), datamodule=data(), ckpt_path=path, weights_only=True)
+    with pytest.raises(ValueError, match="must be one of balanced_fer, got one of swinface"):
+        ExpressionNet.from_checkpoint(path)
+
+
+_TWO_PROCESSES = """
+import json, sys
+from python_tests.systems.balanced_fer.test_training import Losses, data, task
+from facekernels.systems.common.training import trainer
+import torch
+
+torch.set_num_threads(1)
+losses = Losses()
+swin = {"window_size": 4, "embed_dim": 12, "depths": [1, 1], "num_heads": [2, 2],
+        "drop_path_rate": 0.0}
+module = task(backbone="swin_t", backbone_options={"image_size": 32, **swin})
+loop = trainer(6, callbacks=[losses], devices=int(sys.argv[1]),
+               strategy="ddp_find_unused_parameters_true" if sys.argv[1] == "2" else "auto")
+loop.fit(module, data())
+mean = module.all_gather(torch.tensor(losses.values)).view(-1, 6).mean(0)
+if loop.is_global_zero:
+    print("LOSSES", json.dumps(mean.tolist()))
+"""
+
+
+def test_two_processes_give_the_curve_of_one(tmp_path: Path) -> None:
+    """The same images in the same steps; LayerNorm only, so that no statistics are split."""
+    script = tmp_path / "train.py"
+    script.write_text(_TWO_PROCESSES)
+    root = str(Path(__file__).parents[3])
+    curves = []
+    for devices in ("1", "2"):
+        out = subprocess.run(
+            [sys.executable, str(script), devices], capture_output=True, text=True, check=False,
+            cwd=root, env={**os.environ, "PYTHONPATH": root, "OMP_NUM_THREADS": "1"},
+        )  # fmt: skip
+        assert out.returncode == 0, out.stderr[-2000:]
+        line = next(x for x in out.stdout.splitlines() if x.startswith("LOSSES"))
+        curves.append(json.loads(line.removeprefix("LOSSES")))
+    assert curves[1] == pytest.approx(curves[0], rel=1e-4)
+
+
+def test_classes_must_fit() -> None:
+    with pytest.raises(ValueError, match="num_classes must be 7, the classes of the data, got 5"):
+        trainer(1).fit(task(num_classes=5), data())
+
+
+def test_steps_must_be_given() -> None:
+    with pytest.raises(ValueError, match=r"trainer\.max_steps must be at least 1, got -1"):
+        trainer(-1, max_epochs=1).fit(task(), data())
+
+
+def test_a_real_set_needs_its_folder() -> None:
+    with pytest.raises(ValueError, match="root must be the folder of rafdb, got None"):
+        ExpressionData("rafdb")
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        data(dataset="rafdb", root="nowhere").setup("fit")
