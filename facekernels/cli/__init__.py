@@ -1,4 +1,4 @@
-"""The `facekernels` command: info, demo, bench, cluster, systems' training, reproduce."""
+"""The `facekernels` command: info, demo, bench, cluster, data, systems' training, reproduce."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def _dispatch(argv: list[str]) -> int:
     # The sub-commands parse their own arguments, so that none is imported before it is needed.
     commands: dict[str, Callable[[list[str]], int]] = {
         "info": _info, "demo": _demo, "bench": _bench, "cluster": _cluster,
-        "reproduce": _reproduce, "predict": _predict,
+        "reproduce": _reproduce, "predict": _predict, "data": _data,
         **{name: partial(_train, name) for name in ("fit", "validate", "test")},
     }  # fmt: skip
     if argv and argv[0] in commands:
@@ -42,6 +42,7 @@ def _dispatch(argv: list[str]) -> int:
     subparsers.add_parser("demo", help="run, check and time the ops on real photographs")
     subparsers.add_parser("bench", help="run the benchmarks of a source checkout")
     subparsers.add_parser("cluster", help="cluster faces by their features")
+    subparsers.add_parser("data", help="check the files of a data set")
     subparsers.add_parser("fit", help="train a system: balanced_fer, swinface")
     subparsers.add_parser("validate", help="evaluate a training on its validation split")
     subparsers.add_parser("test", help="evaluate a training on its test split")
@@ -112,6 +113,15 @@ def _predict(argv: list[str]) -> int:
         return predict.main(argv)
     except ModuleNotFoundError as error:
         return _missing("predict", error, extra="systems")
+
+
+def _data(argv: list[str]) -> int:
+    try:
+        from facekernels.cli import data
+
+        return data.main(argv)
+    except ModuleNotFoundError as error:
+        return _missing("data", error, extra="systems")
 
 
 def _missing(command: str, error: ModuleNotFoundError, extra: str | None = None) -> int:

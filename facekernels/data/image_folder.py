@@ -16,7 +16,9 @@ from torch import Tensor
 from facekernels.data.balanced import balanced_indices
 from facekernels.data.files import replacing
 
-_SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"}
+IMAGE_SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"}
+"""What counts as an image in a folder, in lower case."""
+
 _FORMAT = "facekernels image cache 1"
 
 
@@ -81,7 +83,7 @@ def read_image_folder(
         raise ValueError(
             f"size must be at least 1 and resize at least size, got {size} and {short}"
         )
-    files, labels, classes = _list(root)
+    files, labels, classes = class_folder_files(root)
     if per_class is not None:
         rows = balanced_indices(labels, per_class, seed=seed, classes=classes)
         files, labels = [files[i] for i in rows.tolist()], labels[rows]
@@ -99,7 +101,12 @@ def read_image_folder(
     return found
 
 
-def _list(root: Path) -> tuple[list[Path], Tensor, tuple[str, ...]]:
+def class_folder_files(root: Path) -> tuple[list[Path], Tensor, tuple[str, ...]]:
+    """Image files of ``root/class/**``, the class of each, and the classes' names, all sorted.
+
+    Raises:
+        FileNotFoundError: no such folder, or no image in it.
+    """
     if not root.is_dir():
         raise FileNotFoundError(f"{root} is not a folder")
     classes = tuple(sorted(p.name for p in root.iterdir() if p.is_dir()))
@@ -107,7 +114,7 @@ def _list(root: Path) -> tuple[list[Path], Tensor, tuple[str, ...]]:
     labels: list[int] = []
     for label, name in enumerate(classes):
         for path in sorted((root / name).rglob("*")):
-            if path.suffix.lower() in _SUFFIXES and path.is_file():
+            if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file():
                 files.append(path)
                 labels.append(label)
     if not files:

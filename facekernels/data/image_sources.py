@@ -1,0 +1,129 @@
+"""Where the images of a list lie: files, records, bytes in memory, or pixels in memory."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from facekernels.data.report import printable
+
+
+class UnreadableImage(ValueError):
+    """A missing or damaged image; the message names it."""
+
+
+class Images(Protocol):
+    """A sequence of images that are read one by one."""
+
+    def __len__(self) -> int: ...
+
+    def name(self, row: int) -> str:
+        """What to call the image in a message: its path, or its place in a file."""
+
+    def read(self, row: int) -> Tensor:
+        """``[3, H, W]`` uint8 RGB.
+
+        Raises:
+            UnreadableImage: the image is missing or damaged.
+        """
+
+    def subset(self, rows: Sequence[int]) -> Images:
+        """These images in this order."""
+
+
+class ImageFiles:
+    """Image files.
+
+    Args:
+        paths: of the files.
+    """
+
+    def __init__(self, paths: Sequence[str]) -> None:
+        self.paths = tuple(paths)
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def name(self, row: int) -> str:
+        return self.paths[row]
+
+    def read(self, row: int) -> Tensor:
+        return decode(self.paths[row], self.name(row))
+
+    def subset(self, rows: Sequence[int]) -> ImageFiles:
+        return ImageFiles([self.paths[i] for i in rows])
+
+
+class EncodedImages:
+    """JPEG or PNG files in memory.
+
+    Args:
+        encoded: contents of the files.
+        origin: the file they came from, for messages.
+    """
+
+    def __init__(self, encoded: Sequence[bytes], origin: str) -> None:
+        self.encoded, self.origin = list(encoded), origin
+        self._rows = range(len(encoded))
+
+    def __len__(self) -> int:
+        return len(self.encoded)
+
+    def name(self, row: int) -> str:
+        return f"{self.origin}: image {self._rows[row]}"
+
+    def read(self, row: int) -> Tensor:
+        return decode(io.BytesIO(self.encoded[row]), self.name(row))
+
+    def subset(self, rows: Sequence[int]) -> EncodedImages:
+        chosen = EncodedImages([self.encoded[i] for i in rows], self.origin)
+        chosen._rows = [self._rows[i] for i in rows]  # type: ignore[assignment]
+        return chosen
+
+
+class PixelImages:
+    """Grey images in memory.
+
+    Args:
+        pixels: ``[N, H, W]`` uint8.
+        names: of the images, for messages.
+    """
+
+    def __init__(self, pixels: NDArray[np.uint8], names: Sequence[str]) -> None:
+        self.pixels, self.names = pixels, list(names)
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+    def name(self, row: int) -> str:
+        return self.names[row]
+
+    def read(self, row: int) -> Tensor:
+        return torch.from_numpy(self.pixels[row]).expand(3, -1, -1).contiguous()
+
+    def subset(self, rows: Sequence[int]) -> PixelImages:
+        return PixelImages(self.pixels[list(rows)], [self.names[i] for i in rows])
+
+
+def decode(source: str | io.BytesIO, name: str) -> Tensor:
+    """``[3, H, W]`` uint8 RGB of an image file or its contents.
+
+    Raises:
+        UnreadableImage: it is missing, no image, or damaged; the message starts with `name`.
+    """
+    from PIL import Image
+
+    try:
+        with Image.open(source) as file:
+            array = np.array(file.convert("RGB"))
+    # What Pillow raises at damaged files of one format or another.
+    except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
+        text = printable(f"{name} cannot be read as an image: {error}")
+        raise UnreadableImage(text) from error
+    return torch.from_numpy(array).permute(2, 0, 1).contiguous()
