@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
 from facekernels.data import faces, imbalanced_counts
+from facekernels.data.faces.canvas import Canvas
 from facekernels.data.labels import ATTRIBUTES, EXPRESSIONS
 
 STILL = faces.Settings(
@@ -83,6 +84,17 @@ def test_identity_is_a_function_of_its_number() -> None:
 
 
 # Geometry.
+
+
+def test_patches_hold_all_that_is_painted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Drawing every part on the whole image gives the same bits."""
+    settings = faces.Settings(
+        age=(1, 100), yaw=45, pitch=30, roll=40, asymmetry=1, intensity=(1, 1.5)
+    )
+    p = faces.sample(200, 11, settings)
+    patches = faces.render(p, 64).images
+    monkeypatch.setattr(Canvas, "patch", lambda self, *_: self.whole())
+    assert torch.equal(faces.render(p, 64).images, patches)
 
 
 @pytest.mark.parametrize("size", [32, 64, 100])

@@ -62,7 +62,7 @@ def attributes(size: int) -> Tensor:
         p = faces.sample(1, 5, STILL, 11 if man else 15, NEUTRAL, 35.0)
         p = faces.set_attributes(p, {"Gender": man, "Bald": False, "Double Chin": False,
                                      "Narrow Eyes": False, "Big Nose": False,
-                                     "High Cheekbones": False, "Wavy Hair": False,
+                                     "High Cheekbones": False, "Wavy Hair": False, "Bangs": False,
                                      "Brown Hair": True, "Rosy Cheeks": False})  # fmt: skip
         if man:
             p = faces.set_attributes(p, {"Mustache": False, "No Beard": True})
@@ -93,7 +93,8 @@ def ambiguity(size: int) -> Tensor:
     p = faces.sample(49, 7, STILL, 31, label, 30.0, intensities=1.0)
     blend = torch.linspace(0, 1, 7).repeat(7)
     muscles = faces.activations(label, p.intensity, blend, p.key, STILL)
-    return draw(plain(p.replace(activations=muscles, blend=blend)), 7, size)
+    p = faces.set_attribute(p.replace(activations=muscles, blend=blend), "Bangs", False)
+    return draw(plain(p), 7, size)
 
 
 SHEETS = (expressions, free, ages, attributes, poses, occluders, ambiguity)

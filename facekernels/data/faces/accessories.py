@@ -21,9 +21,13 @@ def _choice(a: Anatomy, name: str, table: tuple[tuple[float, float, float], ...]
     return torch.tensor(table, device=at.device)[at]
 
 
-def draw_neckwear(head: Head, patch: Patch, a: Anatomy) -> None:
+def draw_neckwear(canvas: Canvas, a: Anatomy) -> None:
     """A necktie with its knot, a necklace; on neck and clothes."""
-    plane = head.plane
+    if not (a.any("Wearing Necktie") or a.any("Wearing Necklace")):
+        return
+    frame = a.pose.head()
+    patch = canvas.patch(frame, (-0.4, 0.4), (0.5, 2.0))
+    plane = patch.local(frame)
     if a.any("Wearing Necktie"):
         tie = column(a.has("Wearing Necktie"))
         colour = _choice(a, "necktie", _CLOTH)
@@ -42,20 +46,26 @@ def draw_neckwear(head: Head, patch: Patch, a: Anatomy) -> None:
         string = torch.maximum(string, plane.ellipse(0.0, 0.885, 0.04, 0.045))
         gold = patch.rgb.new_tensor(_GOLD).expand(len(a.p), 3)
         patch.paint(string * column(a.has("Wearing Necklace")), gold)
+    canvas.put(patch)
 
 
-def draw_earrings(head: Head, patch: Patch, a: Anatomy) -> None:
+def draw_earrings(canvas: Canvas, a: Anatomy) -> None:
     """At the lobes; one is hidden where its ear is."""
     if not a.any("Wearing Earrings"):
         return
-    gold = patch.rgb.new_tensor(_GOLD).expand(len(a.p), 3)
+    gold = canvas.rgb.new_tensor(_GOLD).expand(len(a.p), 3)
+    frame = a.pose.head()
     for side in SIDES:
         x = a.half_width * side * 1.04
         u, v = a.pose.seen(x, torch.full_like(x, 0.19), -0.04)
         behind = (a.pose.sin_yaw * side * 3 - 0.2).clamp(0, 1)
         worn = column(a.has("Wearing Earrings") * (1 - behind))
-        patch.paint(head.plane.ellipse(u, v, 0.042, 0.052) * worn, gold)
-        patch.paint(head.plane.ellipse(u, v, 0.017, 0.022) * worn, gold * 0.55)
+        lobe = frame.moved(u, v)
+        patch = canvas.patch(lobe, (-0.05, 0.05), (-0.06, 0.06))
+        plane = patch.local(lobe)
+        patch.paint(plane.ellipse(0.0, 0.0, 0.042, 0.052) * worn, gold)
+        patch.paint(plane.ellipse(0.0, 0.0, 0.017, 0.022) * worn, gold * 0.55)
+        canvas.put(patch)
 
 
 def draw_glasses(canvas: Canvas, a: Anatomy) -> None:

@@ -160,7 +160,7 @@ def set_attribute(p: FaceParameters, name: str, value: bool | Tensor) -> FacePar
         TypeError: `value` is neither bool nor a bool tensor.
     """
     _check.one_of("name", name, ATTRIBUTES)
-    wanted = _wanted(name, value, len(p))
+    wanted = _wanted(name, value, p)
     columns = dict(zip(ATTRIBUTES, p.attributes.unbind(1), strict=True))
     changes: dict[str, Tensor] = {}
 
@@ -207,18 +207,18 @@ def set_attributes(p: FaceParameters, values: Mapping[str, bool | Tensor]) -> Fa
     for name, value in values.items():
         p = set_attribute(p, name, value)
     for name, value in values.items():
-        if not torch.equal(p.has(name), _wanted(name, value, len(p))):
+        if not torch.equal(p.has(name), _wanted(name, value, p)):
             raise ValueError(f"attributes must not contradict each other, but {name!r} does")
     return p
 
 
-def _wanted(name: str, value: bool | Tensor, n: int) -> Tensor:
+def _wanted(name: str, value: bool | Tensor, p: FaceParameters) -> Tensor:
     if isinstance(value, bool):
-        return torch.full((n,), value)
+        return torch.full_like(p.identity, value, dtype=torch.bool)
     if not isinstance(value, Tensor) or value.dtype != torch.bool:
         kind = value.dtype if isinstance(value, Tensor) else type(value).__name__
         raise TypeError(f"attribute {name!r} must be a bool or a bool tensor, got {kind}")
-    _check.shape(f"attribute {name!r}", value, (n,), "[n]")
+    _check.shape(f"attribute {name!r}", value, (len(p),), "[n]")
     return value
 
 

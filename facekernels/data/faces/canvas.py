@@ -118,9 +118,10 @@ class Canvas:
         starts, lengths = [], []
         for axis in (1, 0):
             ends = torch.stack([corner[axis] for corner in corners]).add_(1).mul_(self.size / 2)
-            low, high = ends.amin(0).floor() - 1, ends.amax(0).ceil() + 1
-            length = min(self.size, int((high - low).max()) if len(low) else 1)
-            starts.append(low.clamp(0, self.size - length).long())
+            low = (ends.amin(0).floor() - 1).clamp(0, self.size)
+            high = (ends.amax(0).ceil() + 1).clamp(0, self.size)
+            length = max(1, int((high - low).max()) if len(low) else 1)
+            starts.append(low.clamp(max=self.size - length).long())
             lengths.append(length)
         return Patch(self, starts[0], starts[1], lengths[0], lengths[1])
 

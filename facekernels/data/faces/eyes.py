@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -23,7 +24,7 @@ class Opening(NamedTuple):
 
 def opening(a: Anatomy, side: int) -> Opening:
     """How far the lids are apart."""
-    m = lambda unit: a.muscle(unit, side)  # noqa: E731
+    m = partial(a.muscle, side=side)
     size = 1 + 0.13 * a.p.named("eye_size") + 0.35 * a.child
     narrow = 1 - 0.45 * a.has("Narrow Eyes")
     raised = 1 + 0.55 * m("AU5") - 0.3 * m("AU7") - 0.5 * m("AU43") - 0.2 * m("AU6")
@@ -122,12 +123,11 @@ def _brow(patch: Patch, a: Anatomy, colours: Palette, side: int) -> None:
 
 def brow_curve(a: Anatomy, side: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Half-length, and height (negative: up) of the inner end, the outer end and the arch."""
-    s = a.p.named
-    m = lambda unit: a.muscle(unit, side)  # noqa: E731
+    s, m = a.p.named, partial(a.muscle, side=side)
     half = 0.124 * (1 + 0.08 * s("brow_length"))
     slope = 0.008 * s("brow_slope")
     lowered = 0.5 * m("AU4") + 0.25 * m("AU9")
-    inner = 0.012 + slope - 0.095 * m("AU1") + 0.135 * lowered
+    inner = 0.012 + slope - 0.095 * m("AU1") + 0.15 * lowered
     outer = 0.012 - slope - 0.08 * m("AU2") + 0.025 * lowered
     arch = -0.016 - 0.008 * s("brow_arch") - 0.045 * a.has("Arched Eyebrows") - 0.02 * m("AU2")
     return half, inner, outer, arch

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from facekernels.data.faces.canvas import Patch, Plane, column
+from facekernels.data.faces.canvas import Canvas, Patch, Plane, column
 from facekernels.data.faces.geometry import SIDES, Anatomy
 from facekernels.data.faces.palette import Palette
 
@@ -69,13 +69,18 @@ def draw_neck(head: Head, patch: Patch, a: Anatomy, colours: Palette) -> None:
     patch.paint(neckline, shadow)
 
 
-def draw_ears(head: Head, patch: Patch, a: Anatomy, colours: Palette) -> None:
+def draw_ears(canvas: Canvas, a: Anatomy, colours: Palette) -> None:
     """Behind the head, so that the far one disappears when the head turns."""
+    frame = a.pose.head()
     size = 1 + 0.25 * a.p.named("ear_size")
     for side in SIDES:
         u, v = a.pose.seen(a.half_width * side, torch.full_like(size, 0.02), -0.06)
-        patch.paint(head.plane.ellipse(u, v, 0.075 * size, 0.115 * size), colours.skin * 0.9)
-        patch.paint(head.plane.ellipse(u, v, 0.04 * size, 0.07 * size), colours.skin * 0.72)
+        ear = frame.moved(u, v)
+        patch = canvas.patch(ear, (-0.1, 0.1), (-0.16, 0.16))
+        plane = patch.local(ear)
+        patch.paint(plane.ellipse(0.0, 0.0, 0.075 * size, 0.115 * size), colours.skin * 0.9)
+        patch.paint(plane.ellipse(0.0, 0.0, 0.04 * size, 0.07 * size), colours.skin * 0.72)
+        canvas.put(patch)
 
 
 def draw_skin(head: Head, patch: Patch, a: Anatomy, colours: Palette) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 
 from facekernels import _check
 from facekernels.data.faces.occluders import OCCLUDERS
 
 BACKGROUNDS = ("varied", "plain")
+Check = Callable[[str, object], None]
 
 
 @dataclass(frozen=True)
@@ -71,7 +73,7 @@ class Settings:
             _CHECKS[field.name](field.name, getattr(self, field.name))
 
 
-def _within(low: float, high: float):  # type: ignore[no-untyped-def]
+def _within(low: float, high: float) -> Check:
     def check(name: str, value: object) -> None:
         number = _check.number(f"settings.{name}", value)
         if not low <= number <= high:
@@ -80,7 +82,7 @@ def _within(low: float, high: float):  # type: ignore[no-untyped-def]
     return check
 
 
-def _range(low: float, high: float):  # type: ignore[no-untyped-def]
+def _range(low: float, high: float) -> Check:
     def check(name: str, value: object) -> None:
         if not isinstance(value, tuple | list) or len(value) != 2:
             raise TypeError(f"settings.{name} must be a pair (low, high), got {value!r}")
@@ -123,7 +125,7 @@ def _resolutions(name: str, value: object) -> None:
 
 
 _share = _within(0, 1)
-_CHECKS = {
+_CHECKS: dict[str, Check] = {
     "identities": _count,
     "identity_seed": _seed,
     "age": _range(0, 100),
