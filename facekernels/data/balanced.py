@@ -1,4 +1,4 @@
-"""The same number of images of every class."""
+"""A given number of images of every class."""
 
 from __future__ import annotations
 
@@ -26,20 +26,57 @@ def balanced_indices(
     Raises:
         ValueError: a class has fewer images than asked for; images are never repeated.
     """
+    _check_labels(labels)
+    if per_class < 1:
+        raise ValueError(f"per_class must be at least 1, got {per_class}")
+    values = list(range(len(classes))) if classes is not None else labels.unique().tolist()
+    return _drawn(labels, values, [per_class] * len(values), seed, classes)
+
+
+def subsample_to_counts(
+    labels: Tensor, counts: Sequence[int], *, seed: int = 0, classes: Sequence[str] | None = None
+) -> Tensor:
+    """Rows that hold ``counts[k]`` images of class k: a controlled imbalance.
+
+    Args:
+        labels: ``[N]`` integers in ``[0, K)``.
+        counts: K numbers of images, such as `imbalanced_counts` gives them.
+        seed: the same seed gives the same rows in the same order.
+        classes: names, used in the error.
+
+    Returns:
+        ``[sum(counts)]`` int64, drawn without replacement, shuffled.
+
+    Raises:
+        ValueError: a class has fewer images than asked for; images are never repeated.
+    """
+    _check_labels(labels)
+    if min(counts, default=0) < 0:
+        raise ValueError(f"counts must not be negative, got {list(counts)}")
+    return _drawn(labels, list(range(len(counts))), counts, seed, classes)
+
+
+def _check_labels(labels: Tensor) -> None:
     if labels.ndim != 1 or labels.dtype.is_floating_point:
         raise ValueError(
             f"labels must be [N] integers, got shape {tuple(labels.shape)} of {labels.dtype}"
         )
-    if per_class < 1:
-        raise ValueError(f"per_class must be at least 1, got {per_class}")
-    values = range(len(classes)) if classes is not None else labels.unique().tolist()
+
+
+def _drawn(
+    labels: Tensor,
+    values: Sequence[int],
+    counts: Sequence[int],
+    seed: int,
+    classes: Sequence[str] | None,
+) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
     rows = []
-    for value in values:
+    for value, count in zip(values, counts, strict=True):
         found = (labels == value).nonzero()[:, 0].cpu()
-        if len(found) < per_class:
+        if len(found) < count:
             name = repr(classes[value]) if classes is not None else str(value)
-            raise ValueError(f"class {name} has {len(found)} images, {per_class} were asked for")
-        rows.append(found[torch.randperm(len(found), generator=generator)[:per_class]])
+            raise ValueError(f"class {name} has {len(found)} images, {count} were asked for")
+        rows.append(found[torch.randperm(len(found), generator=generator)[:count]])
     drawn = torch.cat(rows) if rows else torch.empty(0, dtype=torch.int64)
     return drawn[torch.randperm(len(drawn), generator=generator)]

@@ -16,12 +16,23 @@ from facekernels.metrics.clustering import (
     pairwise_f,
     single_removed,
 )
+from facekernels.metrics.ijbc import (
+    TemplatePairs,
+    Templates,
+    pair_scores,
+    pool_templates,
+    read_template_media,
+    read_template_pairs,
+    template_verification,
+)
 from facekernels.metrics.intervals import Interval, t_interval
 from facekernels.metrics.verification import Verification, pair_distances, tar_at_far, verify
 
 __all__ = [
     "ClusteringScores",
     "Interval",
+    "TemplatePairs",
+    "Templates",
     "Verification",
     "accuracy",
     "bcubed_f",
@@ -31,12 +42,17 @@ __all__ = [
     "mean_accuracy",
     "nmi",
     "pair_distances",
+    "pair_scores",
     "pairwise_f",
+    "pool_templates",
+    "read_template_media",
+    "read_template_pairs",
     "recalls",
     "save_confusion_picture",
     "single_removed",
     "t_interval",
     "tar_at_far",
+    "template_verification",
     "top_k_accuracy",
     "verify",
 ]
