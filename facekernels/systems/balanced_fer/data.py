@@ -32,7 +32,9 @@ class ExpressionData(StepData):
             made-up faces equal classes. A real data set is thinned out, never repeated.
         largest: images of the largest class of made-up faces.
         test_per_class: images per class of the made-up test split.
-        ambiguity: how far made-up expressions lean towards a neighbouring class, 0 to 1.
+        settings: distribution of the made-up faces; its ambiguity says how far expressions lean
+            towards a neighbouring class.
+        augment: of made-up faces, batch by batch.
         sampler: shuffle, or inverse: drawn with replacement, odds 1 / class size (AffectNet).
         strict: stop at the first missing or damaged file.
         batch_size, eval_batch_size, workers, seed: as in StepData.
@@ -46,7 +48,8 @@ class ExpressionData(StepData):
         imbalance: float | None = None,
         largest: int = 400,
         test_per_class: int = 100,
-        ambiguity: float = 0.3,
+        settings: faces.Settings | None = None,
+        augment: BatchAugment | None = None,
         sampler: Literal["shuffle", "inverse"] = "shuffle",
         strict: bool = False,
         batch_size: int = 32,
@@ -59,7 +62,8 @@ class ExpressionData(StepData):
             raise ValueError(f"root must be the folder of {dataset}, got None")
         self.dataset, self.root, self.image_size = dataset, root, image_size
         self.imbalance, self.largest, self.test_per_class = imbalance, largest, test_per_class
-        self.ambiguity, self.sampler, self.strict = ambiguity, sampler, strict
+        self.settings, self.augment = settings or faces.Settings(), augment or BatchAugment()
+        self.sampler, self.strict = sampler, strict
         self.class_names: tuple[str, ...] = EXPRESSIONS
         self.train: Any = None
 
@@ -91,17 +95,16 @@ class ExpressionData(StepData):
 
     def _draw(self) -> None:
         """Made-up faces. Identities of the splits differ; so do their seeds."""
-        settings = faces.Settings(ambiguity=self.ambiguity)
         sizes = imbalanced_counts(self.largest, len(EXPRESSIONS), self.imbalance or 1.0)
         counts = [sizes[BY_FREQUENCY.index(name)] for name in EXPRESSIONS]
         per_class = [self.test_per_class] * len(EXPRESSIONS)
 
         def split(counts: list[int], number: int, augment: Any) -> LabelledImages:
             labels = torch.cat([torch.full((n,), k) for k, n in enumerate(counts)])
-            made = faces.make(len(labels), self.image_size, 3 * self.seed + number, settings,
+            made = faces.make(len(labels), self.image_size, 3 * self.seed + number, self.settings,
                               expressions=labels, uint8=True)  # fmt: skip
             return LabelledImages(made.images, {"label": labels}, augment)
 
-        self.train = split(counts, 0, BatchAugment())
+        self.train = split(counts, 0, self.augment)
         self.val = split(per_class, 1, None)
         self.test = split(per_class, 2, None)

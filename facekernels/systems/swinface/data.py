@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, Literal
 
 import torch
@@ -43,7 +44,8 @@ class SwinFaceData(StepData):
         source_size: images of each other source (made-up faces).
         eval_size: images of the evaluation split, labelled for everything (made-up faces).
         eval_pairs: pairs of the verification split, half of them of one person (made-up faces).
-        ambiguity: how far made-up expressions lean towards a neighbouring class, 0 to 1.
+        settings: distribution of the made-up faces.
+        augment: of made-up faces, batch by batch.
         eval_batch_size, workers, seed: as in StepData.
     """
 
@@ -60,7 +62,8 @@ class SwinFaceData(StepData):
         source_size: int = 2000,
         eval_size: int = 500,
         eval_pairs: int = 600,
-        ambiguity: float = 0.2,
+        settings: faces.Settings | None = None,
+        augment: BatchAugment | None = None,
         eval_batch_size: int = 128,
         workers: int = 0,
         seed: int = 0,
@@ -82,17 +85,16 @@ class SwinFaceData(StepData):
         self.num_identities = identities
         self.images_per_identity, self.source_size = images_per_identity, source_size
         self.eval_size, self.eval_pairs = eval_size, eval_pairs
-        self.ambiguity = ambiguity
+        self.settings, self.augment = settings or faces.Settings(), augment or BatchAugment()
         self.sources: dict[str, Dataset[dict[str, Tensor]]] = {}
 
     def setup(self, stage: str) -> None:
         """Draw the splits; a second call does nothing."""
         if self.sources:
             return
-        augment = BatchAugment()
         for name in self.parts:
             made = self._source(name)
-            self.sources[name] = LabelledImages(made.images, labels_of(made, name), augment)
+            self.sources[name] = LabelledImages(made.images, labels_of(made, name), self.augment)
         self.evaluation = {
             stage: {"faces": self._labelled(number), "pairs": self._pairs(number)}
             for stage, number in (("val", 10), ("test", 20))
@@ -113,12 +115,10 @@ class SwinFaceData(StepData):
     def test_dataloader(self) -> list[DataLoader[Any]]:
         return [self.eval_loader(data) for data in self.evaluation["test"].values()]
 
-    def _settings(self, population: int) -> faces.Settings:
-        return faces.Settings(ambiguity=self.ambiguity, identity_seed=population)
-
     def _make(self, count: int, number: int, population: int, **given: Any) -> faces.FaceBatch:
-        return faces.make(count, self.image_size, 100 * self.seed + number,
-                          self._settings(population), uint8=True, **given)  # fmt: skip
+        settings = replace(self.settings, identity_seed=population)
+        return faces.make(count, self.image_size, 100 * self.seed + number, settings,
+                          uint8=True, **given)  # fmt: skip
 
     def _source(self, name: str) -> faces.FaceBatch:
         """Persons of the training sources are those of one population per seed."""
