@@ -139,7 +139,7 @@ def affine(
 def _grey(image: Tensor) -> Tensor:
     red, green, blue = image.int()
     weighted = red * 19595 + green * 38470 + blue * 7471  # of 65536
-    return ((weighted + 32768) // 65536).to(torch.uint8)
+    return torch.div(weighted + 32768, 65536, rounding_mode="floor").to(torch.uint8)
 
 
 def _blend(zero: Tensor, one: Tensor, factor: float) -> Tensor:
