@@ -249,6 +249,27 @@ def test_rows_that_are_not_sampled_are_not_read(backend: str) -> None:
     assert ops.margin_cross_entropy(e, w, index, sample_index=index).isfinite()
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize(("b", "v", "d"), [(3, 7, 5), (33, 300, 40), (70, 100, 17)])
+def test_kept_cosines_change_no_bit(b: int, v: int, d: int, dtype: torch.dtype) -> None:
+    gen = torch.Generator().manual_seed(4)
+    e, w = (torch.randn(n, d, generator=gen).to(dtype).requires_grad_() for n in (b, v))
+    labels = torch.randint(-1, v, (b,), generator=gen)
+    index = torch.cat((labels, torch.arange(0, v, 3))).clamp_min(0).unique()
+    for sample_index in (None, index):
+        kept, made_again = (
+            ops.margin_cross_entropy(
+                e, w, labels, sample_index=sample_index, sparse_grad=False, keep_cosines=keep
+            )
+            for keep in (True, False)
+        )
+        assert kept.item() == made_again.item()
+        want = torch.autograd.grad(made_again, (e, w))
+        for _ in range(2):  # the second time from what the first left
+            got = torch.autograd.grad(kept, (e, w), retain_graph=True)
+            assert all(torch.equal(g, t) for g, t in zip(got, want, strict=True))
+
+
 # ---- Memory
 
 
@@ -378,7 +399,7 @@ def test_native_checks(backend: str) -> None:
     """The binding checks what the kernels rely on."""
     e, w = torch.randn(3, 4), torch.randn(5, 4)
     labels, rows = torch.zeros(3, dtype=torch.int64), torch.empty(3)
-    other = torch.empty(8), torch.empty(1, 2, 3)
+    other = None, torch.empty(8), torch.empty(1, 2, 3)
     forward = margin_softmax._FORWARD
     native = forward.emulated if backend == "emulated" else forward.native
     with pytest.raises(ValueError, match="index must be between 0 and 4, got 5"):
@@ -387,3 +408,6 @@ def test_native_checks(backend: str) -> None:
         native(e, w, None, labels, 0.0, rows, rows, *other)
     with pytest.raises(ValueError, match="target must have shape"):
         native(e, w, None, labels, 1.0, rows, rows[:2], *other)
+    kept = "kept must be None on CUDA" if backend == "emulated" else "kept must have shape"
+    with pytest.raises(ValueError, match=kept):
+        native(e, w, None, labels, 1.0, rows, rows, torch.empty(5, 3), *other[1:])

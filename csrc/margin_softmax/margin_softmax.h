@@ -4,8 +4,9 @@
 //   lse[b]   = log sum_{v != label[b]} exp(s cos[b,v])       target[b] = cos[b,label[b]]
 //
 // The margin concerns the target alone, so everything after these two numbers per row is left to
-// the caller. Neither pass keeps the matrix of cosines: the backward pass computes it again, block
-// by block. Without its clamp, which lets gradients pass within [-1, 1] only,
+// the caller. The backward pass computes the cosines again, block by block, unless the caller, on
+// the CPU, lends the memory to keep the products <e_b, w_v> / |e_b|. Without its clamp, which lets
+// gradients pass within [-1, 1] only,
 //
 //   d_cos[b,v] = d_lse[b] s exp(s cos[b,v] - lse[b]), or d_target[b] where v = label[b]
 //   d_w_v      = (sum_b d_cos[b,v] e_b / |e_b| - w_v / |w_v| sum_b d_cos[b,v] cos[b,v]) / |w_v|
@@ -38,10 +39,17 @@ struct Rows {
   FK_HOST_DEVICE int64_t row_of(int64_t v) const { return index ? index[v] : v; }
 };
 
+// Of a row of kept products: whole vectors of every instruction set.
+constexpr int64_t kKeptMultiple = 16;
+constexpr int64_t kept_row(int64_t batch) {
+  return (batch + kKeptMultiple - 1) / kKeptMultiple * kKeptMultiple;
+}
+
 struct ForwardArgs {
   Rows rows;
   void* lse;     // [batch], accumulate
   void* target;  // [batch], accumulate; 0 without a label, NaN for one that is out of range
+  void* kept;    // CPU only: [classes, batch rounded up to kKeptMultiple], accumulate, or null
   // CUDA only:
   void* inverse_norms;  // [batch + classes], accumulate
   void* partial;        // [splits, 2, batch], accumulate
@@ -53,6 +61,7 @@ struct BackwardArgs {
   const void* lse;       // [batch], accumulate, as all gradients of rows
   const void* d_lse;     // [batch]
   const void* d_target;  // [batch]
+  const void* kept;      // CPU only: of the forward pass; null: the products are made again
   void* d_embeddings;    // [batch, dim], dtype of the embeddings, or null
   void* d_weight;        // [classes, dim], likewise
   // CUDA only:

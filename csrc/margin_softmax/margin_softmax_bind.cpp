@@ -63,15 +63,24 @@ bool on_cuda([[maybe_unused]] Device device) {
 #endif
 }
 
+void* check_kept(const OptionalView& kept, const Rows& rows, DType acc, Device device) {
+  if (!kept) return nullptr;
+  check(!on_cuda(device), "kept must be None on CUDA");
+  check_dense("kept", *kept, acc, device, {rows.classes, kept_row(rows.batch)});
+  return kept->data;
+}
+
 void margin_softmax_forward(const TensorView& embeddings, const TensorView& weight,
                             const OptionalView& index, const TensorView& labels, double scale,
                             const TensorView& lse, const TensorView& target,
-                            const TensorView& inverse_norms, const TensorView& partial) {
+                            const OptionalView& kept, const TensorView& inverse_norms,
+                            const TensorView& partial) {
   const Rows rows = rows_of(embeddings, weight, index, labels, scale);
   const Device device = embeddings.device;
   const DType acc = accumulate_dtype(rows.dtype);
   check_dense("lse", lse, acc, device, {rows.batch});
   check_dense("target", target, acc, device, {rows.batch});
+  void* const kept_data = check_kept(kept, rows, acc, device);
   int64_t splits = 0;
   if (on_cuda(device)) {
     check_dense("inverse_norms", inverse_norms, acc, device, {rows.batch + rows.classes});
@@ -80,24 +89,26 @@ void margin_softmax_forward(const TensorView& embeddings, const TensorView& weig
     check_dense("partial", partial, acc, device, {splits, 2, rows.batch});
   }
   if (rows.batch == 0) return;
-  launch_on(device,
-            ForwardArgs{rows, lse.data, target.data, inverse_norms.data, partial.data, splits},
-            &forward_cpu, &forward_cuda);
+  launch_on(
+      device,
+      ForwardArgs{rows, lse.data, target.data, kept_data, inverse_norms.data, partial.data, splits},
+      &forward_cpu, &forward_cuda);
 }
 
 void margin_softmax_backward(const TensorView& embeddings, const TensorView& weight,
                              const OptionalView& index, const TensorView& labels, double scale,
                              const TensorView& lse, const TensorView& d_lse,
-                             const TensorView& d_target, const TensorView& inverse_norms,
-                             const OptionalView& d_embeddings, const OptionalView& d_weight,
-                             const TensorView& d_cos, const TensorView& d_cos_cos,
-                             const TensorView& partial) {
+                             const TensorView& d_target, const OptionalView& kept,
+                             const TensorView& inverse_norms, const OptionalView& d_embeddings,
+                             const OptionalView& d_weight, const TensorView& d_cos,
+                             const TensorView& d_cos_cos, const TensorView& partial) {
   const Rows rows = rows_of(embeddings, weight, index, labels, scale);
   const Device device = embeddings.device;
   const DType acc = accumulate_dtype(rows.dtype);
   check_dense("lse", lse, acc, device, {rows.batch});
   check_dense("d_lse", d_lse, acc, device, {rows.batch});
   check_dense("d_target", d_target, acc, device, {rows.batch});
+  const void* const kept_data = check_kept(kept, rows, acc, device);
   if (d_embeddings) {
     check_dense("d_embeddings", *d_embeddings, rows.dtype, device, {rows.batch, rows.dim});
   }
@@ -119,7 +130,7 @@ void margin_softmax_backward(const TensorView& embeddings, const TensorView& wei
   if (rows.batch == 0 || rows.classes == 0 || rows.dim == 0) return;
   launch_on(
       device,
-      BackwardArgs{rows, lse.data, d_lse.data, d_target.data,
+      BackwardArgs{rows, lse.data, d_lse.data, d_target.data, kept_data,
                    d_embeddings ? d_embeddings->data : nullptr, d_weight ? d_weight->data : nullptr,
                    inverse_norms.data, d_cos.data, d_cos_cos.data, partial.data, chunk, splits},
       &backward_cpu, &backward_cuda);

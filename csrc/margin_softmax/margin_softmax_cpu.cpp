@@ -149,7 +149,8 @@ struct Block {
   Block(const Rows& rows, int64_t padded)
       : panels(kBlock, rows.dim),
         inverse(kBlock),
-        products(allocate_aligned<A>(kBlock * padded)),
+        padded(padded),
+        scratch(allocate_aligned<A>(kBlock * padded)),
         column(allocate_aligned<IndexOf<A>>(padded)) {
     std::fill_n(column.get(), padded, IndexOf<A>(-1));
   }
@@ -166,6 +167,12 @@ struct Block {
       const int64_t at = rows.labels[b] - first;
       column[b] = static_cast<IndexOf<A>>(is_class(at, count) ? at : -1);
     }
+  }
+
+  // Where the products are: in `kept`, [classes, row], or in the scratch if that is null.
+  void place(A* kept, int64_t row) {
+    products = kept ? kept + first * row : scratch.get();
+    stride = kept ? row : padded;
   }
 
   // products[c][b] = <e_b / |e_b|, w_c>
@@ -186,7 +193,7 @@ struct Block {
                     }
                     for (int r = 0; r < kRows; ++r) {
                       for (int v = 0; v < kVectors; ++v) {
-                        store(products.get() + (c + r) * e.padded + b + v * kLanes<A>, tile[r][v]);
+                        store(products + (c + r) * stride + b + v * kLanes<A>, tile[r][v]);
                       }
                     }
                   });
@@ -197,7 +204,10 @@ struct Block {
 
   Panels<A> panels;
   std::vector<A> inverse;  // of the norms
-  Aligned<A> products;
+  int64_t padded;          // rows of the batch, in whole vectors
+  Aligned<A> scratch;      // [kBlock, padded]
+  A* products = nullptr;   // [count, stride]
+  int64_t stride = 0;
   Aligned<IndexOf<A>> column;  // of each row's label in this block, or -1
   int64_t first = 0, count = 0;
 };
@@ -253,25 +263,25 @@ struct Sums {
   Aligned<A> largest, sum;
 };
 
-// Adds a block to the sums of the vector of rows at b. Logits replace the products.
+// Adds a block to the sums of the vector of rows at b. Logits go to the scratch.
 template <class A>
-void add_block(Block<A>& block, int64_t padded, int64_t b, A scale, Sums<A>& sums, A* target) {
+void add_block(Block<A>& block, int64_t b, A scale, Sums<A>& sums, A* target) {
   const Vec<IndexOf<A>> column = load_index<A>(block.column.get() + b);
   const Vec<A> none = splat(-std::numeric_limits<A>::infinity());
   const Vec<A> before = load(sums.largest.get() + b);
   Vec<A> largest = before, found = load(target + b);
   for (int64_t c = 0; c < block.count; ++c) {
-    A* const at = block.products.get() + c * padded + b;
-    const Vec<A> cos = clamped<A>(load(at) * splat(block.inverse[c]));
+    const Vec<A> product = load(block.products + c * block.stride + b);
+    const Vec<A> cos = clamped<A>(product * splat(block.inverse[c]));
     const auto hit = column == splat(static_cast<IndexOf<A>>(c));
     found = hit ? cos : found;
     const Vec<A> logit = hit ? none : cos * splat(scale);
     largest = logit > largest ? logit : largest;
-    store(at, logit);
+    store(block.scratch.get() + c * block.padded + b, logit);
   }
   Vec<A> sum = load(sums.sum.get() + b) * exp_of<A>(before - largest);
   for (int64_t c = 0; c < block.count; ++c) {
-    sum += exp_of<A>(load(block.products.get() + c * padded + b) - largest);
+    sum += exp_of<A>(load(block.scratch.get() + c * block.padded + b) - largest);
   }
   store(sums.largest.get() + b, largest);
   store(sums.sum.get() + b, sum);
@@ -295,9 +305,10 @@ void forward(const ForwardArgs& args) {
   for_each_block<T, A>(
       rows, e.padded, 1, [](int64_t) {},
       [&](int64_t chunk, Block<A>& block) {
+        block.place(static_cast<A*>(args.kept), kept_row(rows.batch));
         block.multiply_all(e);
         for (int64_t b = 0; b < e.padded; b += kLanes<A>) {
-          add_block(block, e.padded, b, scale, sums[chunk], targets[chunk].get());
+          add_block(block, b, scale, sums[chunk], targets[chunk].get());
         }
       });
   for (int64_t b = 0; b < rows.batch; ++b) {
@@ -331,28 +342,28 @@ struct RowGradients {
   Aligned<A> lse, factor, target;
 };
 
-// Replaces the block's products by d_cos / |w_c|; sums[c] becomes sum_b d_cos cos.
+// The scratch becomes d_cos / |w_c|, and sums[c] sum_b d_cos cos.
 template <class A>
-void differentiate(Block<A>& block, int64_t padded, A scale, const RowGradients<A>& rows, A* sums) {
+void differentiate(Block<A>& block, A scale, const RowGradients<A>& rows, A* sums) {
   for (int64_t c = 0; c < block.count; ++c) {
     const Vec<A> inverse = splat(block.inverse[c]);
     Vec<A> sum{};
-    for (int64_t b = 0; b < padded; b += kLanes<A>) {
-      A* const at = block.products.get() + c * padded + b;
-      const Vec<A> raw = load(at) * inverse, cos = clamped<A>(raw);
+    for (int64_t b = 0; b < block.padded; b += kLanes<A>) {
+      const Vec<A> raw = load(block.products + c * block.stride + b) * inverse,
+                   cos = clamped<A>(raw);
       Vec<A> d =
           load(rows.factor.get() + b) * exp_of<A>(cos * splat(scale) - load(rows.lse.get() + b));
       const Vec<IndexOf<A>> column = load_index<A>(block.column.get() + b);
       d = column == splat(static_cast<IndexOf<A>>(c)) ? load(rows.target.get() + b) : d;
       d = raw > splat(A(1)) || raw < splat(A(-1)) ? Vec<A>{} : d;
       sum += d * cos;
-      store(at, d * inverse);
+      store(block.scratch.get() + c * block.padded + b, d * inverse);
     }
     sums[c] = reduce(sum, add);
   }
 }
 
-// Rows of the weights' gradient: sum_b products[c][b] e_b - w_c sums[c] / |w_c|^2.
+// Rows of the weights' gradient: sum_b scratch[c][b] e_b - w_c sums[c] / |w_c|^2.
 template <class T, class A = Accumulate<T>>
 void weight_gradient(const Rows& rows, const Embeddings<A>& e, const Block<A>& block, const A* sums,
                      T* out) {
@@ -363,8 +374,8 @@ void weight_gradient(const Rows& rows, const Embeddings<A>& e, const Block<A>& b
           std::min<int64_t>(kTileRows, block.count - c),
           [&]<int kRows>(std::integral_constant<int, kRows>) {
             Vec<A> tile[kRows][kTileVectors] = {};
-            multiply(block.products.get() + c * e.padded, e.padded, 1, e.panels.at(g, 0), kWidth<A>,
-                     rows.batch, tile);
+            multiply(block.scratch.get() + c * block.padded, block.padded, 1, e.panels.at(g, 0),
+                     kWidth<A>, rows.batch, tile);
             for (int r = 0; r < kRows; ++r) {
               const A inverse = block.inverse[c + r];
               const Vec<A> along =
@@ -386,9 +397,9 @@ void weight_gradient(const Rows& rows, const Embeddings<A>& e, const Block<A>& b
   }
 }
 
-// sum[b] += sum_c products[c][b] w_c
+// sum[b] += sum_c scratch[c][b] w_c
 template <class A>
-void add_embedding_gradient(int64_t batch, int64_t padded, const Block<A>& block, Panels<A>& sum) {
+void add_embedding_gradient(int64_t batch, const Block<A>& block, Panels<A>& sum) {
   for (int64_t g = 0; g < sum.groups(); ++g) {
     for (int64_t b = 0; b < batch; b += kTileRows) {
       with_constant<kTileRows>(std::min<int64_t>(kTileRows, batch - b),
@@ -399,7 +410,7 @@ void add_embedding_gradient(int64_t batch, int64_t padded, const Block<A>& block
                                      tile[r][v] = load(sum.at(g, b + r) + v * kLanes<A>);
                                    }
                                  }
-                                 multiply(block.products.get() + b, 1, padded,
+                                 multiply(block.scratch.get() + b, 1, block.padded,
                                           block.panels.at(g, 0), kWidth<A>, block.count, tile);
                                  for (int r = 0; r < kRows; ++r) {
                                    for (int v = 0; v < kTileVectors; ++v) {
@@ -456,11 +467,13 @@ void backward(const BackwardArgs& args) {
         if (args.d_embeddings) sums[chunk].clear();
       },
       [&](int64_t chunk, Block<A>& block) {
-        block.multiply_all(e);
+        A* const kept = const_cast<A*>(static_cast<const A*>(args.kept));  // is only read
+        block.place(kept, kept_row(rows.batch));
+        if (!kept) block.multiply_all(e);
         A along[kBlock];
-        differentiate(block, e.padded, scale, gradients, along);
+        differentiate(block, scale, gradients, along);
         if (d_weight) weight_gradient(rows, e, block, along, d_weight + block.first * rows.dim);
-        if (args.d_embeddings) add_embedding_gradient(rows.batch, e.padded, block, sums[chunk]);
+        if (args.d_embeddings) add_embedding_gradient(rows.batch, block, sums[chunk]);
       });
   if (args.d_embeddings) finish_embeddings(rows, e, sums, static_cast<T*>(args.d_embeddings));
 }

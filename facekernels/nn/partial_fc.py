@@ -37,6 +37,7 @@ class PartialFC(nn.Module):
             DistributedDataParallel around the backbone averages gradients, and the loss is the
             mean over all ranks already. Published. False gives the gradient of the loss itself.
         sparse_grad: give ``weight`` a sparse gradient where classes are sampled.
+        keep_cosines: on the CPU, faster for B x classes numbers of memory; see the op.
         generator: chooses the sampled classes; on the device of ``weight``. None for torch's.
 
     Shape:
@@ -64,6 +65,7 @@ class PartialFC(nn.Module):
         group: dist.ProcessGroup | None = None,
         for_ddp: bool = True,
         sparse_grad: bool = True,
+        keep_cosines: bool = False,
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
@@ -75,7 +77,7 @@ class PartialFC(nn.Module):
         self.embedding_dim, self.num_classes = embedding_dim, num_classes
         self.s, self.margins, self.gradient = s, margins, gradient
         self.sample_rate, self.sparse_grad, self.for_ddp = sample_rate, sparse_grad, for_ddp
-        self.group, self.generator = group, generator
+        self.keep_cosines, self.group, self.generator = keep_cosines, group, generator
         self.world = 1 if group is None else dist.get_world_size(group)
         rank = 0 if group is None else dist.get_rank(group)
         share, rest = divmod(num_classes, self.world)
@@ -120,6 +122,7 @@ class PartialFC(nn.Module):
             gradient=self.gradient,
             group=self.group if self.world > 1 else None,
             sparse_grad=self.sparse_grad,
+            keep_cosines=self.keep_cosines,
         )
 
     def _local(self, labels: Tensor) -> Tensor:

@@ -14,12 +14,12 @@ from facekernels.reference import margin_softmax as reference
 
 _FORWARD = Op(
     "margin_softmax_forward(Tensor embeddings, Tensor weight, Tensor? index, Tensor labels, "
-    "float scale, Tensor(a!) lse, Tensor(b!) target, Tensor(c!) inverse_norms, "
-    "Tensor(d!) partial) -> ()"
+    "float scale, Tensor(a!) lse, Tensor(b!) target, Tensor(c!)? kept, "
+    "Tensor(d!) inverse_norms, Tensor(e!) partial) -> ()"
 )
 _BACKWARD = Op(
     "margin_softmax_backward(Tensor embeddings, Tensor weight, Tensor? index, Tensor labels, "
-    "float scale, Tensor lse, Tensor d_lse, Tensor d_target, Tensor inverse_norms, "
+    "float scale, Tensor lse, Tensor d_lse, Tensor d_target, Tensor? kept, Tensor inverse_norms, "
     "Tensor(a!)? d_embeddings, Tensor(b!)? d_weight, Tensor(c!) d_cos, Tensor(d!) d_cos_cos, "
     "Tensor(e!) partial) -> ()"
 )
@@ -27,6 +27,7 @@ _BACKWARD = Op(
 # Of the CUDA kernels: classes of a tile, elements of the chunk of cosines whose gradients are kept.
 _TILE = 64
 _CHUNK = 1 << 22
+_KEPT = 16  # a row of kept products is a multiple of this
 
 
 def margin_cross_entropy(
@@ -41,6 +42,7 @@ def margin_cross_entropy(
     reduction: str = "mean",
     group: dist.ProcessGroup | None = None,
     sparse_grad: bool = True,
+    keep_cosines: bool = False,
 ) -> Tensor:
     """Softmax cross entropy of scaled cosines with a margin at the target, in memory that does not
     grow with the number of logits.
@@ -57,8 +59,8 @@ def margin_cross_entropy(
     CosFace, ``(1, 0.5, 0)`` ArcFace. The loss is the exact logarithm of the softmax: the published
     loss limits the target's probability to at least 1e-30, this one needs no limit.
 
-    The B x V logits are never made. The forward pass keeps two numbers per row; the backward pass
-    computes the cosines again, block by block.
+    The B x V logits are not made. The forward pass keeps two numbers per row; the backward pass
+    computes the cosines again, block by block, unless `keep_cosines` is set.
 
     Args:
         embeddings: ``[B, D]``, float32, float64, float16 or bfloat16. B may be 0.
@@ -83,6 +85,9 @@ def margin_cross_entropy(
         sparse_grad: with sample_index, give class_weights a sparse gradient of those rows, as
             ``nn.Embedding(sparse=True)`` does. Use False where class_weights is not a leaf.
             Without sample_index the gradient is dense.
+        keep_cosines: on the CPU, keep the B x V products of the forward pass for the backward one,
+            which then has two matrix products to compute in place of three. On CUDA it changes
+            nothing.
 
     Returns:
         A scalar, or ``[B]`` for ``reduction="none"``; float64 for float64 input, else float32.
@@ -125,7 +130,9 @@ def margin_cross_entropy(
     )
     if group is not None:
         embeddings = _GradientSum.apply(embeddings, group)
-    lse, target = _cosine_sums(embeddings, class_weights, sample_index, labels, s, sparse_grad)
+    lse, target = _cosine_sums(
+        embeddings, class_weights, sample_index, labels, s, sparse_grad, keep_cosines
+    )
     has_target = labels != -1
     if group is not None:
         lse, target, has_target = _over_group(lse, target, has_target, group)
@@ -200,36 +207,39 @@ def _check_index(index: Tensor, class_weights: Tensor) -> None:
 
 
 def _cosine_sums(
-    embeddings: Tensor, weight: Tensor, index: Tensor | None, labels: Tensor, s: float, sparse: bool
-) -> tuple[Tensor, Tensor]:
+    embeddings: Tensor, weight: Tensor, index: Tensor | None, labels: Tensor, s: float,
+    sparse: bool, keep: bool,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
     """As `reference.cosine_sums`, of the rows of `index`; differentiable."""
     labels = labels.contiguous()
     index = None if index is None else index.contiguous()
     if torch.is_grad_enabled() and (embeddings.requires_grad or weight.requires_grad):
-        lse, target, _ = _CosineSums.apply(embeddings, weight, index, labels, s, sparse)
+        lse, target = _CosineSums.apply(embeddings, weight, index, labels, s, sparse, keep)
     else:
-        lse, target, _ = _forward(embeddings, weight, index, labels, s)
+        lse, target, *_ = _forward(embeddings, weight, index, labels, s, False)
     return lse, target
 
 
 def _forward(
-    embeddings: Tensor, weight: Tensor, index: Tensor | None, labels: Tensor, s: float
-) -> tuple[Tensor, Tensor, Tensor]:
+    embeddings: Tensor, weight: Tensor, index: Tensor | None, labels: Tensor, s: float, keep: bool
+) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
     batch = embeddings.shape[0]
     classes = weight.shape[0] if index is None else index.shape[0]
     lse, target = _wide(embeddings, batch), _wide(embeddings, batch)
-    norms, partial = _wide(embeddings, 0), _wide(embeddings, 0)
+    kept, norms, partial = None, _wide(embeddings, 0), _wide(embeddings, 0)
     if _on_cuda(embeddings):
         tiles, rows = -(-classes // _TILE), -(-batch // _TILE)
         splits = max(1, min(tiles, 1024 // max(rows, 1)))
         norms, partial = _wide(embeddings, batch + classes), _wide(embeddings, splits, 2, batch)
-    launch(_FORWARD, embeddings, weight, index, labels, s, lse, target, norms, partial)
-    return lse, target, norms
+    elif keep:
+        kept = _wide(embeddings, classes, -(-batch // _KEPT) * _KEPT)
+    launch(_FORWARD, embeddings, weight, index, labels, s, lse, target, kept, norms, partial)
+    return lse, target, norms, kept
 
 
 def _backward(
     embeddings: Tensor, weight: Tensor, index: Tensor | None, labels: Tensor, s: float,
-    lse: Tensor, norms: Tensor, d_lse: Tensor, d_target: Tensor, *needs: bool,
+    lse: Tensor, norms: Tensor, kept: Tensor | None, d_lse: Tensor, d_target: Tensor, *needs: bool,
 ) -> tuple[Tensor | None, Tensor | None]:  # fmt: skip
     """Gradients of the embeddings and of the weights that take part."""
     batch, dim = embeddings.shape
@@ -247,7 +257,7 @@ def _backward(
             partial = _wide(embeddings, min(16, chunk // _TILE), batch, dim)
     d_lse, d_target = (_check.resolve_neg(d).contiguous() for d in (d_lse, d_target))
     launch(
-        _BACKWARD, embeddings, weight, index, labels, s, lse, d_lse, d_target, norms,
+        _BACKWARD, embeddings, weight, index, labels, s, lse, d_lse, d_target, kept, norms,
         d_embeddings, d_weight, d_cos, d_cos_cos, partial,
     )  # fmt: skip
     return d_embeddings, d_weight
@@ -267,24 +277,30 @@ class _CosineSums(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any, embeddings: Tensor, weight: Tensor, index: Tensor | None, labels: Tensor,
-        s: float, sparse: bool,
-    ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-        lse, target, norms = _forward(embeddings, weight, index, labels, s)
-        ctx.mark_non_differentiable(norms)
-        ctx.save_for_backward(embeddings, weight, index, labels, lse, norms)
+        s: float, sparse: bool, keep: bool,
+    ) -> tuple[Tensor, Tensor]:  # fmt: skip
+        lse, target, norms, kept = _forward(embeddings, weight, index, labels, s, keep)
+        ctx.save_for_backward(embeddings, weight, index, labels, lse, norms, kept)
         ctx.s, ctx.sparse = s, sparse
-        return lse, target, norms
+        return lse, target
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        d_lse, d_target, _ = grads
-        embeddings, weight, index, labels, lse, norms = ctx.saved_tensors
+        d_lse, d_target = grads
+        embeddings, weight, index, labels, lse, norms, kept = ctx.saved_tensors
         needs = ctx.needs_input_grad[:2]
         if torch.is_grad_enabled():
             inputs = embeddings, weight, index, labels, ctx.s
-            return *_composed_backward(*inputs, d_lse, d_target, *needs), None, None, None, None
+            return (
+                *_composed_backward(*inputs, d_lse, d_target, *needs),
+                None,
+                None,
+                None,
+                None,
+                None,
+            )
         d_embeddings, d_weight = _backward(
-            embeddings, weight, index, labels, ctx.s, lse, norms, d_lse, d_target, *needs
+            embeddings, weight, index, labels, ctx.s, lse, norms, kept, d_lse, d_target, *needs
         )
         if d_weight is not None and index is not None:
             if ctx.sparse:
@@ -294,7 +310,7 @@ class _CosineSums(torch.autograd.Function):
                 )  # fmt: skip
             else:
                 d_weight = torch.zeros_like(weight).index_copy(0, index, d_weight)
-        return d_embeddings, d_weight, None, None, None, None
+        return d_embeddings, d_weight, None, None, None, None, None
 
 
 def _composed_backward(

@@ -169,6 +169,13 @@ def _faces(model: FaceScorer, detection: Detection) -> Call:
     return Call((windows.amax((3, 4)).transpose(0, 1).flatten(1).detach(), 12), {})
 
 
+def _identities(model: FaceScorer, detection: Detection) -> Call:
+    """The windows' rows as embeddings, every eighth of them as the centre of a class."""
+    x = _faces(model, detection).args[0]
+    centres = x[::8].contiguous()
+    return Call((x, centres, torch.arange(len(x)) // 8, 16.0), {"reduction": "none"})
+
+
 def _graph(model: FaceScorer, detection: Detection) -> tuple[Tensor, Tensor, Tensor]:
     """The windows' rows, their neighbours, and every eighth window as a pivot."""
     x = _faces(model, detection).args[0]
@@ -234,6 +241,8 @@ CHECKS: tuple[Check, ...] = (
     Check("channel_gate", _windows, 1e-4, backward=True),
     Check("conv_mean_max", _convolved, 1e-4),
     Check("conv_mean_max", _convolved, 1e-4, backward=True),
+    Check("margin_cross_entropy", _identities, 1e-4),
+    Check("margin_cross_entropy", _identities, 1e-4, backward=True),
     Check("decode_heatmaps", _dark, 1e-3, eager=eager.decode_dark),
     Check("decode_simcc", _marginals, 1e-6),
     Check("heatmap_peaks", _peaks, 0.0, eager=eager.max_pool_peaks),

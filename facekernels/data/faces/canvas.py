@@ -52,8 +52,8 @@ class Frame:
 
     @property
     def area(self) -> Tensor:
-        """Image area of a unit square, positive even where the frame is turned away."""
-        return (self.ux * self.vy - self.uy * self.vx).abs().clamp(min=0.02)
+        """Image area of a unit square."""
+        return (self.ux * self.vy - self.uy * self.vx).abs()
 
 
 class Patch:
@@ -78,7 +78,6 @@ class Patch:
     def local(self, frame: Frame) -> Plane:
         """Coordinates of the pixels in a frame."""
         det = frame.ux * frame.vy - frame.uy * frame.vx
-        det = torch.where(det < 0, det.clamp(max=-0.02), det.clamp(min=0.02))
         x, y = self.x - frame.x[:, None], self.y - frame.y[:, None]
         u = (x * (frame.vy / det)[:, None])[:, None, :] - (y * (frame.vx / det)[:, None])[
             :, :, None

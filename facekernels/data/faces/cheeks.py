@@ -19,7 +19,7 @@ def draw_cheeks(canvas: Canvas, a: Anatomy, colours: Palette) -> None:
     """Below the eyes, each in one patch."""
     for side in SIDES:
         frame = a.pose.frame(a.half_width * 0.52 * side, a.nose_y + 0.03, 0.0, side)
-        patch = canvas.patch(frame, (-0.22, 0.22), (-0.2, 0.22))
+        patch = canvas.patch(frame, (-0.23, 0.24), (-0.2, 0.24))
         plane = patch.local(frame)
         _colour(patch, plane, a, colours)
         _relief(patch, plane, a, colours, side)

@@ -37,13 +37,12 @@ def opening(a: Anatomy, side: int) -> Opening:
 
 
 def draw_eyes(canvas: Canvas, a: Anatomy, colours: Palette) -> None:
-    """Both, with all that surrounds them, each in one patch."""
+    """Both, with the skin around them, each in one patch."""
     for side in SIDES:
         frame = a.eyes[side]
-        patch = canvas.patch(frame, (-0.21, 0.23), (-0.31, 0.2))
+        patch = canvas.patch(frame, (-0.21, 0.23), (-0.18, 0.2))
         _socket(patch, frame, a, colours, side)
         _eyeball(patch, frame, a, colours, side)
-        _brow(patch, a, colours, side)
         canvas.put(patch)
 
 
@@ -106,10 +105,16 @@ def _eyeball(patch: Patch, frame: Frame, a: Anatomy, colours: Palette, side: int
     patch.paint(crease * ends * 0.55, colours.line)
 
 
-def _brow(patch: Patch, a: Anatomy, colours: Palette, side: int) -> None:
+def draw_brows(canvas: Canvas, a: Anatomy, colours: Palette) -> None:
     """Inner and outer ends move on their own: raised by AU1 and AU2, lowered by AU4."""
-    frame = a.brows[side]
-    plane = patch.local(frame)
+    for side in SIDES:
+        patch = canvas.patch(a.brows[side], (-0.15, 0.15), (-0.3, 0.27))
+        _brow(patch, a, colours, side)
+        canvas.put(patch)
+
+
+def _brow(patch: Patch, a: Anatomy, colours: Palette, side: int) -> None:
+    plane = patch.local(a.brows[side])
     half, inner, outer, arch = brow_curve(a, side)
     x = plane.u / column(half)
     curve = _brow_height(x, column(inner), column(outer), column(arch))

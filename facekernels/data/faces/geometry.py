@@ -22,6 +22,7 @@ DEPTH = 0.42
 ZOOM = 1.2
 _RAISED = 0.06  # leaves room for collar and necklace
 _PERSPECTIVE = 0.15
+_THINNEST = 0.05  # area of a part that is turned away, over that of one that is not
 
 
 def sine(degrees: Tensor) -> Tensor:
@@ -93,7 +94,11 @@ class Pose:
         scale = 1 / (2 * step)
         u = [(a - b) * (scale * side) for a, b in zip(right, left, strict=True)]
         v = [(a - b) * scale for a, b in zip(down, up, strict=True)]
-        return Frame(*centre, u[0], u[1], v[0], v[1])
+        # Seen from the edge, a part keeps some width: its plane must map back.
+        area = (u[0] * v[1] - u[1] * v[0]) * side
+        zoom = self.placement[:, 2] * ZOOM
+        widen = (zoom * zoom * _THINNEST - area).clamp(min=0) / (v[0] * v[0] + v[1] * v[1]) * side
+        return Frame(*centre, u[0] + widen * v[1], u[1] - widen * v[0], v[0], v[1])
 
     def facing(self, x: Tensor | float, y: Tensor | float) -> Tensor:
         """Cosine between the surface at (x, y) and the viewer; negative: turned away."""

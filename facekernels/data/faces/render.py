@@ -14,7 +14,7 @@ from facekernels.data.faces.background import draw_background
 from facekernels.data.faces.canvas import Canvas
 from facekernels.data.faces.cheeks import draw_cheeks
 from facekernels.data.faces.degrade import degrade
-from facekernels.data.faces.eyes import draw_eyes
+from facekernels.data.faces.eyes import draw_brows, draw_eyes
 from facekernels.data.faces.geometry import Anatomy
 from facekernels.data.faces.landmarks import landmarks
 from facekernels.data.faces.mouth import draw_mouth
@@ -132,6 +132,7 @@ def _render(p: FaceParameters, size: int) -> tuple[Tensor, ...]:
     draw_mouth(canvas, a, colours)
     hair.draw_mustache(canvas, a, colours)
     draw_eyes(canvas, a, colours)
+    draw_brows(canvas, a, colours)
     draw_nose(canvas, a, colours)
     over = hair.draw_front(place, whole, a, colours)
     accessories.draw_earrings(canvas, a)
