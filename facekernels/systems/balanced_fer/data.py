@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from facekernels.data import faces
+from facekernels.data import (
+    ImageList,
+    ImageListDataset,
+    faces,
+    imbalanced_counts,
+    inverse_frequency_weights,
+    subsample_to_counts,
+)
 from facekernels.data.batch_augment import BatchAugment
-from facekernels.data.imbalance import imbalanced_counts
 from facekernels.data.labelled import LabelledImages
 from facekernels.data.labels import EXPRESSIONS
+from facekernels.data.readers import read_affectnet, read_ferplus, read_rafdb
+from facekernels.data.transforms import analysis_transform, evaluation_transform
 from facekernels.systems.common.data_module import StepData
 
 BY_FREQUENCY = ("Happy", "Neutral", "Sad", "Surprise", "Disgust", "Anger", "Fear")
@@ -66,6 +75,8 @@ class ExpressionData(StepData):
         self.sampler, self.strict = sampler, strict
         self.class_names: tuple[str, ...] = EXPRESSIONS
         self.train: Any = None
+        self.val: Any = None
+        self.test: Any = None
 
     def setup(self, stage: str) -> None:
         """Read or draw the splits; a second call does nothing."""
@@ -84,7 +95,7 @@ class ExpressionData(StepData):
     def train_dataloader(self) -> DataLoader[Any]:
         weights = None
         if self.sampler == "inverse":
-            weights = (1 / self.class_counts.double())[self.train.labels["label"]]
+            weights = inverse_frequency_weights(self.train.labels["label"])
         return self.step_loader(self.train, weights)
 
     def val_dataloader(self) -> DataLoader[Any]:
@@ -108,3 +119,30 @@ class ExpressionData(StepData):
         self.train = split(counts, 0, self.augment)
         self.val = split(per_class, 1, None)
         self.test = split(per_class, 2, None)
+
+    def _read(self) -> None:
+        """A real data set; validation is its own split, or the test split where it has none."""
+        readers: dict[str, tuple[Callable[..., ImageList], tuple[str, ...]]] = {
+            "rafdb": (read_rafdb, ("train", "test")),
+            "affectnet": (read_affectnet, ("train", "val")),
+            "ferplus": (read_ferplus, ("train", "val", "test")),
+        }
+        read, splits = readers[self.dataset]
+        train, *others = (read(self.root, split, strict=self.strict) for split in splits)
+        self.class_names = train.classes
+        if self.imbalance is not None:
+            train = train.subset(_thinned(train, self.imbalance, self.seed))
+        evaluation = evaluation_transform(self.image_size)
+        self.train = ImageListDataset(train, analysis_transform(self.image_size))
+        self.val = ImageListDataset(others[0], evaluation)
+        self.test = ImageListDataset(others[-1], evaluation)
+
+
+def _thinned(images: ImageList, factor: float, seed: int) -> Tensor:
+    """Rows of the largest training split of this imbalance; classes keep their order of size."""
+    counts = images.class_counts
+    rank = counts.argsort(descending=True, stable=True).argsort()
+    last = max(len(counts) - 1, 1)
+    largest = int((counts * factor ** (rank / last)).min())
+    sizes = torch.tensor(imbalanced_counts(largest, len(counts), factor))[rank]
+    return subsample_to_counts(images.labels["label"], sizes.minimum(counts).tolist(), seed=seed)

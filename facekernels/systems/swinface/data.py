@@ -12,16 +12,17 @@ from torch.utils.data import DataLoader, Dataset
 from facekernels.data import faces
 from facekernels.data.batch_augment import BatchAugment
 from facekernels.data.labelled import LabelledImages
-from facekernels.data.labels import ATTRIBUTES
 from facekernels.systems.common.data_module import StepData
 from facekernels.systems.common.mixed import MixedBatches, MixedImages
 from facekernels.systems.common.steps import StepLoader
-from facekernels.systems.swinface.losses import NOT_LABELLED
+from facekernels.systems.swinface import real_data as real
+from facekernels.systems.swinface.targets import full_labels
 
 SOURCES = ("recognition", "age_gender", "attributes", "expression")
 """Parts of a batch, in the published order."""
 
-_GENDER = ATTRIBUTES.index("Gender")
+SETS = ("recognition", "adience", "morph", "imdb", "wiki", "celeba", "affectnet", "rafdb", "clap")
+"""Real data sets that `SwinFaceData` reads."""
 
 
 class SwinFaceData(StepData):
@@ -32,8 +33,14 @@ class SwinFaceData(StepData):
     recognition is the published first stage.
 
     Args:
-        dataset: faces: made up, with persons, ages, attributes and expressions of their own in each
-            source.
+        dataset: faces: made up, with persons of their own in each source; files: real data sets
+            under `roots`.
+        roots: folder of each real data set (`SETS`): recognition (persons' folders, or a RecordIO
+            set), adience, morph, imdb, wiki (age and gender), celeba (attributes), affectnet, rafdb
+            (expression), clap (apparent age, evaluation only). Each source is repeated, in the
+            published shares of those given, to the length of the recognition list.
+        verification: name to ``.bin`` file of a verification set.
+        strict: stop at the first missing or damaged file.
         image_size: side of the images, pixels.
         recognition: images per step and process-group of the recognition source.
         age_gender: of the age and gender source.
@@ -51,7 +58,10 @@ class SwinFaceData(StepData):
 
     def __init__(
         self,
-        dataset: Literal["faces"] = "faces",
+        dataset: Literal["faces", "files"] = "faces",
+        roots: dict[str, str] | None = None,
+        verification: dict[str, str] | None = None,
+        strict: bool = False,
         image_size: int = 112,
         recognition: int = 32,
         age_gender: int = 32,
@@ -81,23 +91,31 @@ class SwinFaceData(StepData):
                 f"them more, got {recognition}, {age_gender}, {attributes}, {expression}"
             )
         super().__init__(sum(self.parts.values()), eval_batch_size, workers, seed)
-        self.dataset, self.image_size = dataset, image_size
+        self.roots, self.verification = dict(roots or {}), dict(verification or {})
+        unknown = sorted(set(self.roots) - set(SETS))
+        if unknown:
+            raise ValueError(f"roots must be of {', '.join(SETS)}, got {', '.join(unknown)}")
+        self.dataset, self.strict, self.image_size = dataset, strict, image_size
         self.num_identities = identities
         self.images_per_identity, self.source_size = images_per_identity, source_size
         self.eval_size, self.eval_pairs = eval_size, eval_pairs
         self.settings, self.augment = settings or faces.Settings(), augment or BatchAugment()
         self.sources: dict[str, Dataset[dict[str, Tensor]]] = {}
+        self.evaluation: dict[str, dict[str, Dataset[dict[str, Tensor]]]] = {}
 
     def setup(self, stage: str) -> None:
-        """Draw the splits; a second call does nothing."""
+        """Draw or read the splits; a second call does nothing."""
         if self.sources:
+            return
+        if self.dataset == "files":
+            self._read()
             return
         for name in self.parts:
             made = self._source(name)
             self.sources[name] = LabelledImages(made.images, labels_of(made, name), self.augment)
         self.evaluation = {
-            stage: {"faces": self._labelled(number), "pairs": self._pairs(number)}
-            for stage, number in (("val", 10), ("test", 20))
+            split: {"faces": self._labelled(number), "pairs": self._pairs(number)}
+            for split, number in (("val", 10), ("test", 20))
         }
 
     def train_dataloader(self) -> DataLoader[Any]:
@@ -143,25 +161,37 @@ class SwinFaceData(StepData):
         right = self._make(self.eval_pairs, number + 2, population, identities=second)
         return LabelledImages(torch.cat([left.images, right.images], 1), {"same": pair % 2 == 0})
 
+    def _read(self) -> None:
+        """The real data sets that are given."""
+        people = real.recognition(self._root("recognition"), self.strict)
+        self.num_identities = len(people.classes)
+        for name in self.parts:
+            if name == "recognition":
+                self.sources[name] = real.recognition_images(people, self.image_size)
+            else:
+                self.sources[name] = real.source(
+                    name, self.roots, len(people), self.image_size, self.strict, self.seed
+                )
+        self.evaluation = {
+            split: real.evaluation(self.roots, self.verification, split, self.image_size,
+                                   self.strict)
+            for split in ("val", "test")
+        }  # fmt: skip
+
+    def _root(self, name: str) -> str:
+        if name not in self.roots:
+            raise ValueError(f"roots must give the folder of {name}, got {', '.join(self.roots)}")
+        return self.roots[name]
+
 
 def labels_of(made: faces.FaceBatch, source: str | None = None) -> dict[str, Tensor]:
     """The labels that `source` gives, the others marked as absent; all of them for None."""
-    count = len(made.identity)
-    absent = {
-        "identity": torch.full((count,), NOT_LABELLED),
-        "age": torch.full((count,), torch.nan),
-        "attributes": torch.full((count, len(ATTRIBUTES)), NOT_LABELLED, dtype=torch.int8),
-        "expression": torch.full((count,), NOT_LABELLED),
-    }
-    attributes = made.attributes.to(torch.int8)
-    gender = absent["attributes"].clone()
-    gender[:, _GENDER] = attributes[:, _GENDER]
-    given = {
+    given: dict[str | None, dict[str, Tensor]] = {
         "recognition": {"identity": made.identity},
-        "age_gender": {"age": made.age, "attributes": gender},
-        "attributes": {"attributes": attributes},
+        "age_gender": {"age": made.age, "gender": made.gender},
+        "attributes": {"attributes": made.attributes},
         "expression": {"expression": made.expression},
-        None: {"identity": made.identity, "age": made.age, "attributes": attributes,
+        None: {"identity": made.identity, "age": made.age, "attributes": made.attributes,
                "expression": made.expression},
     }  # fmt: skip
-    return absent | given[source]
+    return full_labels(len(made.identity), **given[source])

@@ -61,7 +61,9 @@ def _train(
     """The metrics that a network for `tasks`, trained on `parts` of the batch, has."""
     lightning.seed_everything(seed, verbose=False)
     network = SwinFace(**NETWORK, tasks=tasks, channel_attention=attention)
-    sizes = dict.fromkeys(("recognition", "age_gender", "attributes", "expression"), 0) | parts
+    sizes: dict[str, Any] = (
+        dict.fromkeys(("recognition", "age_gender", "attributes", "expression"), 0) | parts
+    )
     data = SwinFaceData(
         image_size=SIZE, identities=10 if quick else 100, images_per_identity=5 if quick else 20,
         source_size=50 if quick else 2000, eval_size=40 if quick else 500,
