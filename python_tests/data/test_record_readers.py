@@ -147,6 +147,19 @@ def test_damage_that_only_decoding_shows(records: dict[int, bytes], tmp_path: Pa
         found.images.read(1)
 
 
+def test_index_lines_that_are_malformed(records: dict[int, bytes], tmp_path: Path) -> None:
+    index = write(tmp_path, records) / "train.idx"
+    lines = index.read_text().splitlines()
+    index.write_text("\r\n".join([lines[0], "1 x", *lines[2:], lines[3]]))
+    with pytest.warns(DataSetWarning):
+        found = read_recordio(tmp_path)
+    assert found.labels["label"].tolist() == [0, 1, 1]
+    assert [str(p).removeprefix(f"{index}") for p in found.report.problems] == [
+        ":2: unreadable line: expected KEY OFFSET, got '1 x'",
+        ": duplicate entry: key 3 has an offset already",
+    ]
+
+
 @pytest.mark.parametrize(
     ("file", "text", "message"),
     [
@@ -154,7 +167,7 @@ def test_damage_that_only_decoding_shows(records: dict[int, bytes], tmp_path: Pa
         ("property", "", "property must hold"),
         ("train.idx", "", "train.idx lists no record"),
         ("train.idx", "0 x\n", "train.idx:1: unreadable line: expected KEY OFFSET, got '0 x'"),
-        ("train.idx", "0\t0\n0\t0\n", "train.idx:2: duplicate entry: key 0 has an offset already"),
+        ("train.idx", "0\t0\n0\t0\n", "train.idx: duplicate entry: key 0 has an offset already"),
         ("train.rec", "", "train.rec has 0 bytes, too few for a record"),
     ],
 )

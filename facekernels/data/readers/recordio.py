@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -101,18 +102,36 @@ def _persons(path: Path) -> int:
 
 
 def _read_index(path: Path, report: Report) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    found: dict[int, int] = {}
+    """Keys and offsets, each key once."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # of an empty file
+            table = np.loadtxt(path, np.int64, comments=None, ndmin=2, encoding="utf-8-sig")
+    except ValueError:
+        table = np.empty((0, 0), np.int64)
+    if table.shape[1] != 2:
+        table = _read_index_lines(path, report)
+    _, first = np.unique(table[:, 0], return_index=True)
+    kept = np.zeros(len(table), bool)
+    kept[first] = True
+    for key in table[~kept, 0]:
+        report.add("duplicate entry", str(path), f"key {key} has an offset already")
+    table = table[kept]
+    if not len(table):
+        raise ValueError(f"{path} lists no record: {report.summary()}")
+    return table[:, 0], table[:, 1]
+
+
+def _read_index_lines(path: Path, report: Report) -> NDArray[np.int64]:
+    """The same, slower, with the place of what is wrong."""
+    rows = []
     for where, text in lines(path):
         cells = text.split()
         if len(cells) != 2 or not all(cell.isdigit() for cell in cells):
             report.add("unreadable line", where, f"expected KEY OFFSET, got {text!r}")
-        elif int(cells[0]) in found:
-            report.add("duplicate entry", where, f"key {cells[0]} has an offset already")
         else:
-            found[int(cells[0])] = int(cells[1])
-    if not found:
-        raise ValueError(f"{path} lists no record: {report.summary()}")
-    return np.array(list(found), np.int64), np.array(list(found.values()), np.int64)
+            rows.append([int(cell) for cell in cells])
+    return np.array(rows, np.int64).reshape(-1, 2)
 
 
 def _image_records(
