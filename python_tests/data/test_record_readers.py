@@ -96,25 +96,27 @@ def test_data_that_contains_the_magic_number(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "offset", "message"),
+    ("content", "offset", "expected"),
     [
         (part(0, b"abcd"), 4, "begins with 0x4, expected 0xced7230a"),
         (part(0, b"abcd"), 8, "lies outside of the file"),
         (part(0, b"abcd"), -8, "lies outside of the file"),
         (part(0, b"abcdefgh")[:-4], 0, "has 8 bytes, more than the file"),
         (part(2, b"abcd"), 0, "is of kind 2 after 0 parts"),
-        (part(1, b"abcd") + part(0, b"abcd"), 12, None),
+        (part(1, b"abcd") + part(0, b"efgh"), 12, b"efgh"),
         (part(1, b"abcd") + part(0, b"abcd"), 0, "is of kind 0 after 1 parts"),
+        (part(1, b"ab") + part(3, b"c"), 0, b"ab" + struct.pack("<I", MAGIC) + b"c"),
         (part(1, b"abcd"), 0, "lies outside of the file"),
     ],
 )
-def test_damaged_records(tmp_path: Path, content: bytes, offset: int, message: str | None) -> None:
+def test_records(tmp_path: Path, content: bytes, offset: int, expected: str | bytes) -> None:
+    """The data, or the message."""
     path = tmp_path / "a.rec"
     path.write_bytes(content)
-    if message is None:
-        assert RecordFile(path).record(offset) == b"abcd"
+    if isinstance(expected, bytes):
+        assert RecordFile(path).record(offset) == expected
         return
-    with pytest.raises(DamagedRecord, match=message):
+    with pytest.raises(DamagedRecord, match=expected):
         RecordFile(path).record(offset)
 
 
