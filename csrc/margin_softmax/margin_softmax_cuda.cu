@@ -349,8 +349,10 @@ __global__ void __launch_bounds__(kThreads, 2) finish_embeddings(const BackwardA
   const A norm = static_cast<const A*>(args.inverse_norms)[b];
   A* const total = static_cast<A*>(args.partial) + b * rows.dim;
   A dot = 0;
+#pragma unroll 1
   for (int64_t d = threadIdx.x % 32; d < rows.dim; d += 32) {
     A sum = 0;
+#pragma unroll 1
     for (int64_t split = 0; split < args.splits; ++split) {
       sum += total[split * rows.batch * rows.dim + d];
     }
@@ -360,6 +362,7 @@ __global__ void __launch_bounds__(kThreads, 2) finish_embeddings(const BackwardA
   FK_UNROLL
   for (int offset = 16; offset > 0; offset /= 2) dot += __shfl_xor_sync(kWarp, dot, offset);
   if (!norm_counts(norm)) dot = A(0);
+#pragma unroll 1
   for (int64_t d = threadIdx.x % 32; d < rows.dim; d += 32) {
     const A unit = embedding<T>(rows, b, d) * norm;
     static_cast<T*>(args.d_embeddings)[b * rows.dim + d] =

@@ -19,16 +19,17 @@ class ResNet(nn.Module):
         bottleneck: blocks of 1x1, 3x3 and 1x1 convolutions (ResNet-50) instead of two 3x3.
         num_classes: outputs of ``fc``; 0 leaves it out.
         width: channels of the first stage; 64 as published.
-        stem: ``"imagenet"``: 7x7 with stride 2 and max pooling, for 112 to 224 pixels; ``"small"``:
-            3x3 with stride 1, for 32 to 64.
+        stem: ``"imagenet"``: 7x7 with stride 2 and max pooling, for 112 to 224 pixels;
+            ``"strided"``: 3x3 with stride 2, for 48 to 112; ``"small"``: 3x3 with stride 1, for 32
+            to 64.
         in_channels: of the images.
 
     Attributes:
         num_features: channels of `forward_features`.
 
     Shape:
-        images ``[B, in_channels, H, W]``; features ``[B, num_features, H/32, W/32]`` (H/8 with the
-        small stem), rounded up; logits ``[B, num_classes]``.
+        images ``[B, in_channels, H, W]``; features ``[B, num_features, H/32, W/32]`` (H/16 with the
+        strided stem, H/8 with the small one), rounded up; logits ``[B, num_classes]``.
 
     Source: He et al., Deep Residual Learning, CVPR 2016; the stride sits in the 3x3 convolution
     of a bottleneck, as in torchvision, whose weights fit.
@@ -40,16 +41,16 @@ class ResNet(nn.Module):
         bottleneck: bool = False,
         num_classes: int = 0,
         width: int = 64,
-        stem: Literal["imagenet", "small"] = "imagenet",
+        stem: Literal["imagenet", "strided", "small"] = "imagenet",
         in_channels: int = 3,
     ) -> None:
         super().__init__()
         if len(layers) != 4 or min(layers) < 1:
             raise ValueError(f"layers must be four numbers >= 1, got {tuple(layers)}")
-        if stem not in ("imagenet", "small"):
-            raise ValueError(f"stem must be 'imagenet' or 'small', got {stem!r}")
-        self.small = stem == "small"
-        kernel, stride = (3, 1) if self.small else (7, 2)
+        if stem not in _STEMS:
+            raise ValueError(f"stem must be one of {', '.join(_STEMS)}, got {stem!r}")
+        self.stem = stem
+        kernel, stride = _STEMS[stem]
         self.conv1 = nn.Conv2d(in_channels, width, kernel, stride, kernel // 2, bias=False)
         self.bn1 = nn.BatchNorm2d(width)
         block = _Bottleneck if bottleneck else _BasicBlock
@@ -71,7 +72,7 @@ class ResNet(nn.Module):
     def forward_features(self, images: Tensor) -> Tensor:
         """The map of the last stage."""
         x = F.relu(self.bn1(self.conv1(images)))
-        if not self.small:
+        if self.stem == "imagenet":
             x = F.max_pool2d(x, 3, 2, 1)
         for i in range(1, 5):
             x = self.get_submodule(f"layer{i}")(x)
@@ -81,6 +82,10 @@ class ResNet(nn.Module):
         """Logits; features averaged over positions where there is no classifier."""
         pooled = self.forward_features(images).mean((2, 3))
         return self.fc(pooled) if hasattr(self, "fc") else pooled
+
+
+# Kernel and stride of the first convolution.
+_STEMS = {"imagenet": (7, 2), "strided": (3, 2), "small": (3, 1)}
 
 
 def resnet18(**options: Any) -> ResNet:

@@ -174,7 +174,7 @@ def _prepare(
 
 def _values_known(t: Tensor) -> bool:
     """Whether values may be looked at: not while tracing, and not where the host would wait."""
-    return bool(t.is_cpu) and not torch.compiler.is_compiling() and not functorch_active()
+    return not (_on_cuda(t) or torch.compiler.is_compiling() or functorch_active())
 
 
 def _check_labels(labels: Tensor, classes: int) -> None:

@@ -11,7 +11,7 @@ import lightning
 from facekernels.systems.common.comparison import Comparison
 from facekernels.systems.common.schedule import Optimization
 from facekernels.systems.common.training import evaluate
-from facekernels.systems.swinface.data import SwinFaceData
+from facekernels.systems.swinface.data import SOURCES, SwinFaceData
 from facekernels.systems.swinface.labels import TASKS
 from facekernels.systems.swinface.model import SwinFace
 from facekernels.systems.swinface.task import SwinFaceTask
@@ -51,7 +51,7 @@ def measure(condition: str, method: str, seed: int, quick: bool) -> dict[str, fl
         for part in SINGLE.values():
             found |= _train(part["tasks"], {part["source"]: PART}, True, seed, quick)
         return found
-    parts = dict.fromkeys(("recognition", "age_gender", "attributes", "expression"), PART)
+    parts = dict.fromkeys(SOURCES, PART)
     return _train(None, parts, method == "attention", seed, quick)
 
 
@@ -61,9 +61,7 @@ def _train(
     """The metrics that a network for `tasks`, trained on `parts` of the batch, has."""
     lightning.seed_everything(seed, verbose=False)
     network = SwinFace(**NETWORK, tasks=tasks, channel_attention=attention)
-    sizes: dict[str, Any] = (
-        dict.fromkeys(("recognition", "age_gender", "attributes", "expression"), 0) | parts
-    )
+    sizes: dict[str, Any] = dict.fromkeys(SOURCES, 0) | parts
     data = SwinFaceData(
         image_size=SIZE, identities=10 if quick else 100, images_per_identity=5 if quick else 20,
         source_size=50 if quick else 2000, eval_size=40 if quick else 500,
