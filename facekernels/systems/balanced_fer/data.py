@@ -46,7 +46,10 @@ class ExpressionData(StepData):
         augment: of made-up faces, batch by batch.
         sampler: shuffle, or inverse: drawn with replacement, odds 1 / class size (AffectNet).
         strict: stop at the first missing or damaged file.
-        batch_size, eval_batch_size, workers, seed: as in StepData.
+        batch_size: images per step, over all processes.
+        eval_batch_size: images per batch of an evaluation, in each process.
+        workers: loader processes.
+        seed: of made-up faces, order and augmentation.
     """
 
     def __init__(

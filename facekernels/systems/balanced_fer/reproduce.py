@@ -6,6 +6,8 @@ from typing import Any
 
 import lightning
 
+from facekernels.data import faces
+from facekernels.data.batch_augment import BatchAugment
 from facekernels.systems.balanced_fer.data import ExpressionData
 from facekernels.systems.balanced_fer.task import ExpressionTask
 from facekernels.systems.common.comparison import Comparison
@@ -14,9 +16,12 @@ from facekernels.systems.common.training import evaluate
 
 LARGEST = 400
 STEPS = 300
-SIZE = 32
+SIZE = 48
 EPSILON = 0.1
-LAMBDA = 2.0
+LAMBDA = 0.01
+FACES = faces.Settings(ambiguity=0.3, yaw=10, pitch=6, roll=5, accessories=0.3, light=(0, 0.2),
+                       blurry=0, intensity=(0.8, 1))  # fmt: skip
+AUGMENT = BatchAugment(rotate=5, scale=0.05, shift=0.03, jitter=0.2, erase=0)
 
 METHODS: dict[str, dict[str, Any]] = {
     "cross_entropy": {"classification": "cross_entropy", "consistency": 0.0},
@@ -45,12 +50,13 @@ def measure(condition: str, method: str, seed: int, quick: bool) -> dict[str, fl
     lightning.seed_everything(seed, verbose=False)
     data = ExpressionData(
         "faces", image_size=SIZE, imbalance=float(condition), largest=60 if quick else LARGEST,
-        test_per_class=20 if quick else 100, batch_size=64, seed=seed,
+        test_per_class=20 if quick else 100, batch_size=64, settings=FACES, augment=AUGMENT,
+        seed=seed,
     )  # fmt: skip
     task = ExpressionTask(
-        "resnet", {"layers": [1, 1, 1, 1], "width": 16, "stem": "small"}, epsilon=EPSILON,
+        "resnet", {"layers": [1, 1, 1, 1], "width": 16, "stem": "strided"}, epsilon=EPSILON,
         optimization=Optimization(
-            lr=2e-3, weight_decay=0.01, warmup_steps=20, warmup_jump=False
+            lr=4e-3, weight_decay=0.01, warmup_steps=20, warmup_jump=False
         ),
         **METHODS[method],
     )  # fmt: skip

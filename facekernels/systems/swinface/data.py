@@ -53,7 +53,9 @@ class SwinFaceData(StepData):
         eval_pairs: pairs of the verification split, half of them of one person (made-up faces).
         settings: distribution of the made-up faces.
         augment: of made-up faces, batch by batch.
-        eval_batch_size, workers, seed: as in StepData.
+        eval_batch_size: images per batch of an evaluation, in each process.
+        workers: loader processes.
+        seed: of made-up faces, order and augmentation.
     """
 
     def __init__(

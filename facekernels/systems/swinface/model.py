@@ -28,8 +28,14 @@ class SwinFace(nn.Module):
     The defaults are the published network; smaller ones are made by the same arguments.
 
     Args:
-        image_size, patch_size, embed_dim, depths, num_heads, window_size, drop_path_rate,
-            embedding_dim: of the backbone, `facekernels.nn.SwinTransformer`.
+        image_size: side of the images, pixels.
+        patch_size: side of a patch, pixels.
+        embed_dim: channels of the backbone's first stage.
+        depths: blocks per stage of the backbone.
+        num_heads: attention heads per stage.
+        window_size: side of the attention windows.
+        drop_path_rate: stochastic depth of the backbone's last block.
+        embedding_dim: of the recognition embedding.
         level_channels: channels that each attention branch takes from each of the four maps; their
             sum is the feature size.
         tasks: names of the analysis tasks to answer; None for all 42. Without any there is only the
@@ -43,6 +49,7 @@ class SwinFace(nn.Module):
         output_type: ``"Dict"`` of task name to output, ``"List"`` in the order of `TASKS` with the
             embedding last, ``"Attribute"``: the list of the 40 attributes' logits, or the name of
             one task, or ``"Recognition"``.
+        unused_head: keep the published checkpoints' layer that nothing reads.
 
     Shape:
         images ``[B, 3, S, S]`` RGB in [-1, 1]. Age ``[B, 1]`` in years; every attribute ``[B, 2]``
