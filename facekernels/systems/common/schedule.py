@@ -89,7 +89,7 @@ class Optimization:
             return base * self.gamma ** (since // self.decay_steps)
         length = total_steps if self.warmup_jump else total_steps - self.warmup_steps
         end = self.min_lr * scale
-        return end + 0.5 * (base - end) * (1 + math.cos(math.pi * min(since / length, 1.0)))
+        return end + 0.5 * (base - end) * (1 + math.cos(math.pi * min(since / max(length, 1), 1.0)))
 
 
 class WarmupSchedule(LRScheduler):

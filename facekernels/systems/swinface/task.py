@@ -84,6 +84,7 @@ class SwinFaceTask(SystemTask):
             self.partial_fc = PartialFC(
                 self.network.settings["embedding_dim"], data.num_identities, self.scale,
                 self.margins, self.sample_rate,
+                sparse_grad=self.optimization.optimizer == "adamw",  # the others take dense ones
             )  # fmt: skip
         steps = max(int(self.trainer.estimated_stepping_batches), 1)
         self.analysis = MultiTaskLoss(steps, self.task_weights, self.age_sigma)

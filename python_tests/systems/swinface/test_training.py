@@ -1,0 +1,177 @@
+"""Training of a small SwinFace: every head trains, resume is exact, kernels change nothing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import lightning
+import pytest
+import torch
+
+from facekernels import backend
+from facekernels.data.labels import ATTRIBUTES
+from facekernels.systems.common.checkpoint_io import SafeCheckpointIO
+from facekernels.systems.common.schedule import Optimization
+from facekernels.systems.common.training import trainer
+from facekernels.systems.swinface import TASKS, SwinFace, load
+from facekernels.systems.swinface.data import SwinFaceData
+from facekernels.systems.swinface.task import SwinFaceTask
+
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning")
+
+SMALL: dict[str, Any] = {
+    "image_size": 32, "window_size": 4, "embed_dim": 12, "depths": (1, 1, 1),
+    "num_heads": (2, 2, 2), "embedding_dim": 16, "level_channels": (4, 4, 4),
+}  # fmt: skip
+
+
+def data(**options: Any) -> SwinFaceData:
+    sizes: dict[str, Any] = {
+        "recognition": 4, "age_gender": 4, "attributes": 4, "expression": 4, "identities": 10,
+        "images_per_identity": 2, "source_size": 16, "eval_size": 12, "eval_pairs": 20,
+    }  # fmt: skip
+    return SwinFaceData(image_size=32, seed=1, **(sizes | options))
+
+
+def task(network: dict[str, Any] | None = None, **options: Any) -> SwinFaceTask:
+    lightning.seed_everything(3, verbose=False)
+    defaults: dict[str, Any] = {
+        "scale": 16.0, "sample_rate": 0.5, "age_start": 40.0,
+        "optimization": Optimization(lr=1e-3, warmup_steps=2, warmup_jump=False),
+    }  # fmt: skip
+    return SwinFaceTask(SwinFace(**(SMALL | (network or {}))), **(defaults | options))
+
+
+class Losses(lightning.Callback):
+    """The training loss of every step."""
+
+    def __init__(self) -> None:
+        self.values: list[float] = []
+
+    def on_train_batch_end(self, trainer: Any, module: Any, outputs: Any, *rest: Any) -> None:
+        self.values.append(float(outputs["loss"]))
+
+
+def test_every_head_trains_with_sampled_classes() -> None:
+    """In the released code the Gender layer's weight stays as it was."""
+    module = task()
+    before = {k: v.clone() for k, v in module.network.state_dict().items()}
+    trainer(3).fit(module, data())
+    for name, parameter in module.network.named_parameters():
+        assert not torch.equal(parameter, before[name]), name
+    layers = [f"om.output_fcs.{k}.weight" for k in range(42)]
+    assert all(name in before for name in layers)
+    assert module.partial_fc is not None
+    assert module.partial_fc.weight.grad is None or module.partial_fc.weight.grad.is_sparse
+
+
+def test_batch_has_the_published_parts() -> None:
+    module = data(recognition=3, age_gender=2, attributes=4, expression=1)
+    module.trainer = trainer(1)
+    module.setup("fit")
+    batch = next(iter(module.train_dataloader()))
+    assert batch["image"].shape == (10, 3, 32, 32)
+    assert batch["image"].abs().max() <= 1
+    first, second, third, fourth = batch["identity"].split([3, 2, 4, 1])
+    assert (first >= 0).all()
+    assert (torch.cat([second, third, fourth]) == -1).all()
+    assert (~batch["age"].isnan()).tolist() == [False] * 3 + [True] * 2 + [False] * 5
+    gender = batch["attributes"][:, ATTRIBUTES.index("Gender")]
+    assert (gender != -1).tolist() == [False] * 3 + [True] * 6 + [False]
+    assert ((batch["attributes"] != -1).sum(1)).tolist() == [0] * 3 + [1] * 2 + [40] * 4 + [0]
+    assert (batch["expression"] >= 0).tolist() == [False] * 9 + [True]
+
+
+def test_every_protocol_is_reported() -> None:
+    module, loop = task(), trainer(2)
+    loop.fit(module, data())
+    found = loop.test(module, datamodule=data(), verbose=False)
+    names = {name for part in found for name in part}
+    assert {"test/faces/age_mae", "test/faces/age_within_10", "test/faces/gender",
+            "test/faces/attributes", "test/faces/expression", "test/pairs/verification",
+            "test/pairs/tar@far=0.1"} <= names  # fmt: skip
+
+
+def test_recognition_alone_is_the_first_stage() -> None:
+    module = task({"tasks": []}, sample_rate=1.0)
+    losses = Losses()
+    loop = trainer(25, callbacks=[losses])
+    loop.fit(module, data(recognition=16, age_gender=0, attributes=0, expression=0))
+    assert sum(losses.values[-5:]) < sum(losses.values[:5])
+    found = loop.test(module, datamodule=data(), verbose=False)
+    assert "test/pairs/verification" in found[0]
+
+
+def test_the_curve_does_not_depend_on_the_kernels() -> None:
+    curves = []
+    for name in ("auto", "reference"):
+        losses = Losses()
+        with backend(name):
+            # Not Adam: its first steps are signs, and rounding decides those of small gradients.
+            sgd = Optimization(optimizer="sgd", lr=1e-5, momentum=0)
+            trainer(5, callbacks=[losses]).fit(task(optimization=sgd), data())
+        curves.append(losses.values)
+    assert curves[0] == pytest.approx(curves[1], rel=1e-4)
+    assert len(set(curves[0])) == 5
+
+
+def test_resume_is_exact(tmp_path: Path) -> None:
+    whole = Losses()
+    uninterrupted = task()
+    trainer(6, callbacks=[whole]).fit(uninterrupted, data())
+
+    class Interrupted(Exception):
+        pass
+
+    class Stop(lightning.Callback):
+        def on_train_batch_end(self, loop: Any, *rest: Any) -> None:
+            if loop.global_step == 3:
+                loop.save_checkpoint(tmp_path / "last.ckpt")
+                raise Interrupted
+
+    with pytest.raises(Interrupted):
+        trainer(6, callbacks=[Stop()], plugins=[SafeCheckpointIO()]).fit(task(), data())
+    losses, module = Losses(), task()
+    trainer(6, callbacks=[losses], plugins=[SafeCheckpointIO()]).fit(
+        module, data(), ckpt_path=tmp_path / "last.ckpt", weights_only=True
+    )
+    assert losses.values == whole.values[3:]
+    for key, value in uninterrupted.state_dict().items():
+        assert torch.equal(value, module.state_dict()[key]), key
+    # Evaluation and prediction need the class centres of no training.
+    trainer(1, plugins=[SafeCheckpointIO()]).test(
+        task(), datamodule=data(), ckpt_path=tmp_path / "last.ckpt", weights_only=True,
+        verbose=False,
+    )  # fmt: skip
+    network = load(tmp_path / "last.ckpt")
+    assert network.tasks == TASKS
+    images = torch.rand(1, 3, 32, 32)
+    assert network.predict(images)[0].age == pytest.approx(40, abs=20)
+
+
+def test_only_the_backbone_is_clipped() -> None:
+    module = task(backbone_clip=1e-6)
+    norms: dict[str, float] = {}
+
+    class Norms(lightning.Callback):
+        def on_train_batch_end(self, loop: Any, module: Any, *rest: Any) -> None:
+            for name in ("backbone", "om"):
+                part = getattr(module.network, name)
+                gradients = [p.grad.norm() for p in part.parameters() if p.grad is not None]
+                norms[name] = float(torch.stack(gradients).norm())
+
+    trainer(1, callbacks=[Norms()]).fit(module, data())
+    assert norms["backbone"] <= 1.01e-6
+    assert norms["om"] > 1e-3
+
+
+def test_bad_arguments_are_named() -> None:
+    with pytest.raises(
+        ValueError, match=r"recognition, age_gender, attributes and expression must"
+    ):
+        data(recognition=0, age_gender=0, attributes=0, expression=0)
+    with pytest.raises(ValueError, match=r"roots must be of recognition, adience, .*got celebb"):
+        data(roots={"celebb": "x"})
+    with pytest.raises(ValueError, match="roots must give the folder of recognition"):
+        data(dataset="files", roots={"celeba": "x"}).setup("fit")
