@@ -157,7 +157,7 @@ def _consistency(model: FaceScorer, detection: Detection) -> Call:
     """The levels' maps as features, their mirror images a level further as the other view."""
     maps = level_maps(detection)
     weight = torch.linspace(-1, 1, 3 * maps.shape[1]).view(3, -1)
-    return Call((maps, maps.roll(1, 0).flip(-1), weight), {})
+    return Call((maps, maps.roll(1, 0).flip(-1), weight), {"detach_weight": False})
 
 
 _HOPS = {"k_at_hop": (12, 4), "active_connection": 4}
