@@ -133,7 +133,7 @@ class ExpressionTask(SystemTask):
 
     def on_test_epoch_end(self) -> None:
         matrix = self._report("test")
-        if self.trainer.is_global_zero and self.trainer.log_dir is not None:
+        if self.trainer.is_global_zero and self.trainer.loggers:
             classification.save_confusion_picture(
                 f"{self.trainer.log_dir}/confusion.png", matrix, self.class_names
             )
