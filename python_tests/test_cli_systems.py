@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import csv
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -84,3 +88,30 @@ def test_wrong_names_are_named(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["fit"]) == 2
     with pytest.raises(ValueError, match=r"balanced_fer has the configurations .*, got 'big'"):
         configuration("balanced_fer", "big")
+
+
+def test_two_processes_from_the_command_line(tmp_path: Path) -> None:
+    """DDP with gloo: the command runs itself again for the second process, and writes one log."""
+    command = [
+        sys.executable, "-m", "facekernels", "fit", "balanced_fer", "--config", "small", *QUICK,
+        "--model.backbone", "swin_t", "--model.backbone_options",
+        "{image_size: 32, window_size: 4, embed_dim: 12, depths: [1, 1], num_heads: [2, 2], "
+        "drop_path_rate: 0.0}",
+        "--trainer.log_every_n_steps", "1",
+    ]  # fmt: skip
+    curves = []
+    for name, more in (
+        ("one", ["--trainer.devices", "1"]),
+        ("two", ["--trainer.devices", "2", "--trainer.strategy", "ddp"]),
+    ):
+        (tmp_path / name).mkdir()
+        out = subprocess.run(
+            [*command, *more], cwd=tmp_path / name, capture_output=True, text=True, check=False,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )  # fmt: skip
+        assert out.returncode == 0, out.stderr[-2000:]
+        (log,) = (tmp_path / name).glob("runs/**/metrics.csv")
+        rows = list(csv.DictReader(log.open()))
+        curves.append([float(r["train/total"]) for r in rows if r.get("train/total")])
+    assert len(curves[0]) == 2
+    assert curves[1] == pytest.approx(curves[0], rel=1e-4)

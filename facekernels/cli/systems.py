@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 SYSTEMS = {
     "balanced_fer": ("ExpressionTask", "ExpressionData"),
@@ -44,17 +46,27 @@ def configuration(system: str, name: str) -> Path:
 
 
 def _run(command: str, system: str, argv: list[str]) -> None:
+    from lightning.pytorch import Trainer
     from lightning.pytorch.cli import LightningCLI
 
     from facekernels.systems.common.checkpoint_io import SafeCheckpointIO
 
+    class SystemCLI(LightningCLI):
+        """With checkpoints that are replaced atomically and never unpickled."""
+
+        def instantiate_trainer(self, **options: Any) -> Trainer:
+            given = self._get(self.config_init, "trainer", default={}).get("plugins") or []
+            given = given if isinstance(given, list) else [given]
+            return super().instantiate_trainer(plugins=[SafeCheckpointIO(), *given], **options)
+
+    # It would rather read sys.argv, which here names the system, too, and which DDP runs again.
+    warnings.filterwarnings("ignore", message="LightningCLI's args parameter is intended")
     task, data = SYSTEMS[system]
-    LightningCLI(
+    SystemCLI(
         getattr(import_module(f"facekernels.systems.{system}.task"), task),
         getattr(import_module(f"facekernels.systems.{system}.data"), data),
         args=[command, *_packaged(system, argv)],
         parser_kwargs={"prog": f"facekernels (system {system})"},
-        trainer_defaults={"plugins": [SafeCheckpointIO()]},
         save_config_kwargs={"overwrite": True},
         seed_everything_default=2048,
         auto_configure_optimizers=False,

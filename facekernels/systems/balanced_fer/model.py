@@ -63,6 +63,9 @@ class ExpressionNet(nn.Module):
         self.backbone = BACKBONES[backbone](**sized, **options)
         width: int = self.backbone.num_features
         self.norm = nn.LayerNorm(width) if backbone == "swin_t" else nn.Identity()
+        if backbone == "swin_t":  # of the recognition checkpoint, and idle here
+            for part in (self.backbone.norm, self.backbone.feature):
+                part.requires_grad_(False)
         self.head = CAMHead(width, num_classes)
 
     def features(self, images: Tensor) -> Tensor:

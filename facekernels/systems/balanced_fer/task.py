@@ -119,7 +119,7 @@ class ExpressionTask(SystemTask):
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         losses = self.losses(batch["image"], batch["label"])
         self.log_dict({f"train/{name}": value for name, value in losses.items()},
-                      prog_bar=True, batch_size=len(batch["label"]))  # fmt: skip
+                      prog_bar=True, batch_size=len(batch["label"]), sync_dist=True)  # fmt: skip
         return losses["total"]
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
@@ -142,7 +142,7 @@ class ExpressionTask(SystemTask):
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
         return self.optimization.make(
             [{"params": list(self.network.parameters())}],
-            int(self.trainer.estimated_stepping_batches),
+            self.trainer.max_steps,
             data.batch_size * self.trainer.accumulate_grad_batches,
         )
 

@@ -17,7 +17,8 @@ class SystemTask(lightning.LightningModule):
 
     Random numbers on the training device (dropout, stochastic depth, sampled classes) are seeded
     anew by the seed and the number of each step, so that a continued training draws what an
-    uninterrupted one would.
+    uninterrupted one would. Schedules are made for ``trainer.max_steps``:
+    ``estimated_stepping_batches`` would make the loader before the trainer knows its step.
     """
 
     system: ClassVar[str]

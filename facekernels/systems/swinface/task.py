@@ -84,9 +84,9 @@ class SwinFaceTask(SystemTask):
             self.partial_fc = PartialFC(
                 self.network.settings["embedding_dim"], data.num_identities, self.scale,
                 self.margins, self.sample_rate,
-                sparse_grad=self.optimization.optimizer == "adamw",  # the others take dense ones
+                sparse_grad=self._takes_sparse_gradients(),
             )  # fmt: skip
-        steps = max(int(self.trainer.estimated_stepping_batches), 1)
+        steps = max(self.trainer.max_steps, 1)
         self.analysis = MultiTaskLoss(steps, self.task_weights, self.age_sigma)
 
     def losses(self, batch: dict[str, Tensor], step: int) -> dict[str, Tensor]:
@@ -104,7 +104,7 @@ class SwinFaceTask(SystemTask):
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         losses = self.losses(batch, self.global_step)
         rows = len(batch["image"])
-        self.log("train/total", losses["total"], prog_bar=True, batch_size=rows)
+        self.log("train/total", losses["total"], prog_bar=True, batch_size=rows, sync_dist=True)
         self.log_dict({f"train/{name}": value for name, value in losses.items() if name != "total"},
                       batch_size=rows)  # fmt: skip
         return losses["total"]
@@ -136,9 +136,7 @@ class SwinFaceTask(SystemTask):
             if module is not None
         ]
         accumulate = self.trainer.accumulate_grad_batches
-        return self.optimization.make(
-            groups, int(self.trainer.estimated_stepping_batches), data.batch_size * accumulate
-        )
+        return self.optimization.make(groups, self.trainer.max_steps, data.batch_size * accumulate)
 
     def configure_gradient_clipping(self, optimizer: Any, *settings: Any, **more: Any) -> None:
         """Clip the backbone's gradient only."""
@@ -152,6 +150,11 @@ class SwinFaceTask(SystemTask):
             state = checkpoint["state_dict"]
             for key in [k for k in state if k.startswith("partial_fc.")]:
                 del state[key]
+
+    def _takes_sparse_gradients(self) -> bool:
+        """Only AdamW does here; NCCL cannot average them."""
+        alone = self.trainer.world_size == 1 or self.trainer.strategy.root_device.type == "cpu"
+        return self.optimization.optimizer == "adamw" and alone
 
     def _collect(self, batch: dict[str, Tensor], index: int) -> None:
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]

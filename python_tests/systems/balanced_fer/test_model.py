@@ -9,6 +9,7 @@ import torch
 
 from facekernels.nn import SwinTransformer, class_activation_maps
 from facekernels.systems.balanced_fer import ExpressionNet, load_backbone, predict
+from facekernels.systems.balanced_fer.task import ExpressionTask
 
 SMALL = {"layers": (1, 1, 1, 1), "width": 8, "stem": "small"}
 
@@ -75,3 +76,28 @@ def test_bad_arguments_are_named() -> None:
         ExpressionNet("vgg")
     with pytest.raises(ValueError, match="num_classes must be at least 2, got 1"):
         ExpressionNet("resnet18", num_classes=1)
+
+
+def test_a_step_compiles_in_one_graph() -> None:
+    """Features, both losses and their sum, forward and backward."""
+    torch.manual_seed(0)
+    task = ExpressionTask("resnet", {"image_size": 32, **SMALL}, consistency=0.5)
+    task.make_losses(torch.tensor([5, 1, 2, 9, 4, 3, 6]))
+    network, rsl, rac = task.network.eval(), task.loss, task.attention
+    images, labels = torch.randn(4, 3, 32, 32), torch.tensor([0, 3, 6, 1])
+
+    def step(images: torch.Tensor) -> torch.Tensor:
+        view, mirror = network.features(torch.cat([images, images.flip(-1)])).chunk(2)
+        loss: torch.Tensor = rsl(network.classify(view), labels)
+        return loss + 0.5 * rac(view, mirror, network.head.weight)
+
+    found = {}
+    for name, function in (("eager", step), ("compiled", torch.compile(step, fullgraph=True))):
+        network.zero_grad()
+        loss = function(images)
+        loss.backward()
+        found[name] = [loss.detach(), *(p.grad.clone() for p in network.parameters())]  # type: ignore[union-attr]
+    for eager, compiled in zip(found["eager"], found["compiled"], strict=True):
+        torch.testing.assert_close(compiled, eager, atol=1e-5, rtol=1e-3)
+    losses = task.losses(images, labels)
+    torch.testing.assert_close(losses["total"], found["eager"][0].expand(()))
