@@ -121,7 +121,7 @@ def test_checkpoints_of_others_are_refused(tmp_path: Path) -> None:
 
 _TWO_PROCESSES = """
 import json, sys
-from python_tests.systems.balanced_fer.test_training import Losses, data, task
+from python_tests.systems.balanced_fer.test_balanced_fer_training import Losses, data, task
 from facekernels.systems.common.training import trainer
 import torch
 
