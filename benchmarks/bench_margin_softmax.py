@@ -5,7 +5,6 @@ prints the memory each of them needs beyond its arguments and results.
 
 from __future__ import annotations
 
-import resource
 import subprocess
 import sys
 from functools import partial
@@ -17,6 +16,7 @@ from torch import Tensor
 from benchmarks import peers
 from benchmarks.harness import OURS, Case, Workload
 from facekernels import ops, reference
+from facekernels.systems.common.memory import peak_mb
 
 _S, _MARGIN = 64.0, 0.4
 
@@ -99,19 +99,15 @@ def bench_margin_softmax(compare, case):
 _MEASURED = IMPLEMENTATIONS | {"kept cosines": _KEEPING}
 
 
-def _peak_mb() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-
-
 def _extra_memory(name: str, batch: int, classes: int) -> float:
     """MB beyond arguments and gradients that one step adds to the process's peak."""
     torch.set_num_threads(1)
     step = partial(_step, _MEASURED[name], True)
     step(*_inputs(2, 64, 512, torch.device("cpu")))  # libraries and their buffers
     inputs = _inputs(batch, classes, 512, torch.device("cpu"))
-    before = _peak_mb()
+    before = peak_mb()
     step(*inputs)
-    return _peak_mb() - before - 4 * (batch + classes) * 512 / 2**20
+    return peak_mb() - before - 4 * (batch + classes) * 512 / 2**20
 
 
 if __name__ == "__main__":

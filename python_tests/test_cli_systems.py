@@ -19,6 +19,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::Deprecat
 
 QUICK = [
     "--data.largest", "6", "--data.test_per_class", "2", "--data.image_size", "32",
+    "--model.image_size", "32",
     "--data.batch_size", "8", "--trainer.max_steps", "2", "--trainer.val_check_interval", "2",
     "--trainer.callbacks", "[{class_path: ModelCheckpoint, init_args: {save_last: true}}]",
     "--trainer.enable_progress_bar", "false",
@@ -95,7 +96,7 @@ def test_two_processes_from_the_command_line(tmp_path: Path) -> None:
     command = [
         sys.executable, "-m", "facekernels", "fit", "balanced_fer", "--config", "small", *QUICK,
         "--model.backbone", "swin_t", "--model.backbone_options",
-        "{image_size: 32, window_size: 4, embed_dim: 12, depths: [1, 1], num_heads: [2, 2], "
+        "{window_size: 4, embed_dim: 12, depths: [1, 1], num_heads: [2, 2], "
         "drop_path_rate: 0.0}",
         "--trainer.log_every_n_steps", "1",
     ]  # fmt: skip

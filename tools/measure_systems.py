@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import multiprocessing
-import resource
 import statistics
 import sys
 import time
@@ -23,6 +22,7 @@ import torch
 from facekernels import backend
 from facekernels.data.files import replacing
 from facekernels.systems.common.commit import commit
+from facekernels.systems.common.memory import peak_mb
 
 OUTPUT = Path(__file__).parents[1] / "docs" / "results" / "systems" / "speed.json"
 BATCH = 8
@@ -55,7 +55,7 @@ def expression(backbone: str, size: int) -> tuple[torch.nn.Module, Callable[[], 
     """A published expression network and a step on eight images and their mirrors."""
     from facekernels.systems.balanced_fer.task import ExpressionTask
 
-    task = ExpressionTask(backbone, {"image_size": size})
+    task = ExpressionTask(backbone, image_size=size)
     task.make_losses(torch.tensor([1290, 281, 717, 4772, 1982, 705, 2524]))
     images, labels = torch.randn(BATCH, 3, size, size), torch.randint(0, 7, (BATCH,))
     return task.network, lambda: task.losses(images, labels)["total"]
@@ -73,7 +73,7 @@ def measure(case: str, kind: str, name: str) -> dict[str, Any]:
     torch.manual_seed(0)
     torch.set_num_threads(1)
     network, step = CASES[case]()
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = peak_mb()
     times = []
     with backend(name):
         for _ in range(ROUNDS + 1):
@@ -86,9 +86,10 @@ def measure(case: str, kind: str, name: str) -> dict[str, Any]:
                 with torch.inference_mode():
                     _infer(network)
             times.append(time.process_time() - start)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
-    return {"case": case, "kind": kind, "backend": name,
-            "seconds": statistics.median(times[1:]), "peak_mb": round(peak / 1024)}  # fmt: skip
+    return {
+        "case": case, "kind": kind, "backend": name,
+        "seconds": statistics.median(times[1:]), "peak_mb": round(peak_mb() - before),
+    }  # fmt: skip
 
 
 def _infer(network: torch.nn.Module) -> None:

@@ -27,7 +27,11 @@ def main(command: str, argv: Sequence[str]) -> int:
         )
         return 0 if argv and argv[0] in ("-h", "--help") else 2
     system, *rest = argv
-    _run(command, system, rest)
+    try:
+        _run(command, system, rest)
+    except (OSError, ValueError) as error:  # the sentence says what to do
+        print(f"facekernels {command} {system}: {error}", file=sys.stderr)
+        return 1
     return 0
 
 

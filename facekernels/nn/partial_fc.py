@@ -132,7 +132,9 @@ class PartialFC(nn.Module):
         if labels.is_cpu and bool(((labels < -1) | (labels >= self.num_classes)).any()):
             raise ValueError(f"labels must be between 0 and {self.num_classes - 1}, or -1")
         local = labels - self.first_class
-        return local.where((local >= 0) & (local < self.weight.shape[0]), -1)
+        local = local.where((local >= 0) & (local < self.weight.shape[0]), -1)
+        # -2 makes the loss NaN, as a wrong label does in one process.
+        return local.where((labels >= -1) & (labels < self.num_classes), -2)
 
     @torch.no_grad()
     def sample(self, local: Tensor) -> Tensor:

@@ -59,7 +59,12 @@ class RowwiseAdamW(torch.optim.AdamW):
             for p in group["params"]
             if p.grad is not None and p.grad.is_sparse
         ]
-        for _, grad, _ in sparse:
+        for _, grad, group in sparse:
+            if any(group.get(o) for o in ("amsgrad", "maximize", "capturable", "differentiable")):
+                raise ValueError(
+                    "amsgrad, maximize, capturable and differentiable must be False for a "
+                    "parameter with a sparse gradient"
+                )
             if grad.sparse_dim() != 1:
                 raise ValueError(
                     f"a sparse gradient must have 1 sparse dimension, got {grad.sparse_dim()}"

@@ -71,7 +71,9 @@ class RebalancedSmoothLabelLoss(nn.Module):
         _check.shape("labels", labels, (logits.shape[0],), "[B]")
         exact = torch.float64 if logits.dtype is torch.float64 else torch.float32
         log_probabilities = functional.log_softmax(logits, 1, dtype=exact)
-        return -(self.targets.to(exact)[labels] * log_probabilities).sum(1).mean()
+        # Not indexing, which would take -1 for the last class.
+        targets = functional.embedding(labels, self.targets.to(exact))
+        return -(targets * log_probabilities).sum(1).mean()
 
     def extra_repr(self) -> str:
         return f"classes={len(self.targets)}, eps={self.eps}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -69,9 +70,10 @@ def margin_cross_entropy(
         labels: ``[B]`` int64, between 0 and V - 1, or -1 for a row without a target: its loss is 0
             and it has no gradient (with `group` its target lies on another rank).
         s: scale of the cosines, above 0.
-        margins: ``(m1, m2, m3)``; angles in radians.
+        margins: ``(m1, m2, m3)``; m2 is an angle in radians, in [0, pi].
         sample_index: ``[S]`` int64, sorted and without repetitions: the rows of class_weights that
-            take part. The labels, still counted over all V classes, must be among them.
+            take part. The labels, still counted over all V classes, must be among them. On CUDA
+            its values are not looked at: they must be right.
         gradient: ``"exact"`` is the derivative of the formula; at a cosine of exactly -1 or 1 the
             term with the sine, which has no derivative there, is left out.
             ``"straight_through"`` takes 1 as the margin's derivative, as insightface's ArcFace
@@ -93,7 +95,8 @@ def margin_cross_entropy(
         A scalar, or ``[B]`` for ``reduction="none"``; float64 for float64 input, else float32.
         Cosines are accumulated in that dtype. Autocast does not change anything.
 
-    A NaN in an embedding makes its row's loss NaN, one in a class the losses of all rows. A label
+    A NaN in an embedding makes its row's loss NaN (but for label -1) and the gradients of all
+    classes, one in a class the losses of all rows. A label
     that is out of range raises on the CPU; on CUDA and in compiled code, where looking would cost
     a wait, it makes its row's loss NaN.
 
@@ -116,6 +119,8 @@ def margin_cross_entropy(
         _check_index(sample_index, class_weights)
     if group is not None and not isinstance(group, dist.ProcessGroup):
         raise TypeError(f"group must be a process group or None, got {type(group).__name__}")
+    if group is not None and functorch_active():
+        raise NotImplementedError("margin_cross_entropy with group is not there under torch.func")
     if use_reference() and group is None:
         return reference.margin_cross_entropy(
             embeddings, class_weights, labels, s, margins,
@@ -169,6 +174,8 @@ def _prepare(
     if not isinstance(margins, (tuple, list)) or len(margins) != 3:
         raise ValueError(f"margins must be three numbers (m1, m2, m3), got {margins!r}")
     m1, m2, m3 = (_check.number(f"margins[{i}]", m) for i, m in enumerate(margins))
+    if not (math.isfinite(m1) and math.isfinite(m3) and 0 <= m2 <= math.pi):
+        raise ValueError(f"margins must be finite, with 0 <= m2 <= pi, got {(m1, m2, m3)}")
     return s, (m1, m2, m3)
 
 
@@ -304,8 +311,9 @@ class _CosineSums(torch.autograd.Function):
         )
         if d_weight is not None and index is not None:
             if ctx.sparse:
+                # A copy: the caller may use the index's memory again before the optimizer reads it.
                 d_weight = torch.sparse_coo_tensor(
-                    index.unsqueeze(0), d_weight, weight.shape, is_coalesced=True,
+                    index.clone().unsqueeze(0), d_weight, weight.shape, is_coalesced=True,
                     check_invariants=False,
                 )  # fmt: skip
             else:
@@ -319,10 +327,11 @@ def _composed_backward(
 ) -> tuple[Tensor | None, ...]:  # fmt: skip
     """In operations that can be differentiated again; dense."""
     wide = d_lse.dtype
-    rows = weight if index is None else weight.index_select(0, index)
-    sums = reference.cosine_sums(embeddings.to(wide), rows.to(wide), labels, s)
     wanted = [t for t, need in zip((embeddings, weight), needs, strict=True) if need]
-    found = iter(torch.autograd.grad(sums, wanted, (d_lse, d_target), create_graph=True))
+    with torch.autocast(embeddings.device.type, enabled=False):
+        rows = weight if index is None else weight.index_select(0, index)
+        sums = reference.cosine_sums(embeddings.to(wide), rows.to(wide), labels, s)
+        found = iter(torch.autograd.grad(sums, wanted, (d_lse, d_target), create_graph=True))
     return tuple(next(found) if need else None for need in needs)
 
 

@@ -16,20 +16,23 @@ def difference(features: Tensor, features_flipped: Tensor) -> Tensor:
 
 def residual(features: Tensor, features_flipped: Tensor, weight: Tensor) -> Tensor:
     """Maps [B, C, H, W] and weight [K, C] -> the CAMs' difference [B, K, H, W]."""
-    return torch.einsum("kc,bchw->bkhw", weight, difference(features, features_flipped))
+    with torch.autocast(features.device.type, enabled=False):
+        return torch.einsum("kc,bchw->bkhw", weight, difference(features, features_flipped))
 
 
 def residual_backward(
     d_residual: Tensor, weight: Tensor, dtype: torch.dtype
 ) -> tuple[Tensor, Tensor]:
     """Gradients of `residual` for both maps, themselves differentiable."""
-    d_features = torch.einsum("kc,bkhw->bchw", weight, d_residual)
+    with torch.autocast(weight.device.type, enabled=False):
+        d_features = torch.einsum("kc,bkhw->bchw", weight, d_residual)
     return d_features.to(dtype), (-d_features).flip(-1).to(dtype)
 
 
 def weight_gradient(d_residual: Tensor, features: Tensor, features_flipped: Tensor) -> Tensor:
     """Gradient of `residual` for the weight, itself differentiable."""
-    return torch.einsum("bkhw,bchw->kc", d_residual, difference(features, features_flipped))
+    with torch.autocast(features.device.type, enabled=False):
+        return torch.einsum("bkhw,bchw->kc", d_residual, difference(features, features_flipped))
 
 
 def cam_flip_consistency(

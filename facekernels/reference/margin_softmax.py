@@ -17,7 +17,8 @@ def cosine_sums(
     """[B, D], [V, D], [B] -> log of the sum of exp(s cos) over the other classes, and the target's
     cosine (0 for label -1, NaN for another label out of range): [B] each.
     """
-    cosines = (F.normalize(embeddings) @ F.normalize(class_weights).mT).clamp(-1, 1)
+    with torch.autocast(embeddings.device.type, enabled=False):
+        cosines = (F.normalize(embeddings) @ F.normalize(class_weights).mT).clamp(-1, 1)
     classes = torch.arange(class_weights.shape[0], device=labels.device)
     is_target = labels.unsqueeze(1) == classes
     # Not -inf: where there is no other class, its sum has no second derivative.
@@ -75,7 +76,9 @@ def margin_cross_entropy(
     gradient: str = "exact",
     reduction: str = "mean",
 ) -> Tensor:
-    """Softmax cross entropy of s cos, with margins at the target."""
+    """Softmax cross entropy of s cos, with margins at the target; in float32, or float64."""
+    wide = torch.float64 if embeddings.dtype is torch.float64 else torch.float32
+    embeddings, class_weights = embeddings.to(wide), class_weights.to(wide)
     if sample_index is not None:
         class_weights = class_weights.index_select(0, sample_index)
         labels = sampled_labels(labels, sample_index)

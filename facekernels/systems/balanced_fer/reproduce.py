@@ -54,7 +54,8 @@ def measure(condition: str, method: str, seed: int, quick: bool) -> dict[str, fl
         seed=seed,
     )  # fmt: skip
     task = ExpressionTask(
-        "resnet", {"layers": [1, 1, 1, 1], "width": 16, "stem": "strided"}, epsilon=EPSILON,
+        "resnet", {"layers": [1, 1, 1, 1], "width": 16, "stem": "strided"}, SIZE,
+        epsilon=EPSILON,
         optimization=Optimization(
             lr=4e-3, weight_decay=0.01, warmup_steps=20, warmup_jump=False
         ),

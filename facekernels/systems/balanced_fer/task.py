@@ -23,7 +23,8 @@ class ExpressionTask(SystemTask):
 
     Args:
         backbone: swin_t, resnet18, resnet50, resnet (with `layers` and `width`), mobilenet_v2.
-        backbone_options: arguments of the backbone, such as image_size.
+        backbone_options: arguments of the backbone, such as drop_path_rate.
+        image_size: side of the images, pixels; that of the data.
         num_classes: K.
         init_backbone: checkpoint of a face-recognition backbone to start from.
         classification: the loss of the logits: rsl is the method's, the others its peers.
@@ -46,6 +47,7 @@ class ExpressionTask(SystemTask):
         self,
         backbone: str = "swin_t",
         backbone_options: dict[str, Any] | None = None,
+        image_size: int = 112,
         num_classes: int = 7,
         init_backbone: str | None = None,
         classification: Literal[
@@ -62,7 +64,7 @@ class ExpressionTask(SystemTask):
         super().__init__()
         if consistency < 0:
             raise ValueError(f"consistency must be at least 0, got {consistency}")
-        self.network = ExpressionNet(backbone, num_classes, **(backbone_options or {}))
+        self.network = ExpressionNet(backbone, num_classes, image_size, **(backbone_options or {}))
         if init_backbone is not None:
             load_backbone(self.network, init_backbone)
         self.classification = classification
@@ -82,6 +84,11 @@ class ExpressionTask(SystemTask):
             raise ValueError(
                 f"num_classes must be {len(self.class_names)}, the classes of the data, got "
                 f"{num_classes}"
+            )
+        if data.image_size != self.network.image_size:
+            raise ValueError(
+                f"image_size of model and data must be the same, got {self.network.image_size} "
+                f"and {data.image_size}"
             )
         if stage == "fit":
             self.make_losses(data.class_counts)
@@ -133,9 +140,10 @@ class ExpressionTask(SystemTask):
 
     def on_test_epoch_end(self) -> None:
         matrix = self._report("test")
+        folder = self.trainer.log_dir  # a broadcast: every process has to ask
         if self.trainer.is_global_zero and self.trainer.loggers:
             classification.save_confusion_picture(
-                f"{self.trainer.log_dir}/confusion.png", matrix, self.class_names
+                f"{folder}/confusion.png", matrix, self.class_names
             )
 
     def configure_optimizers(self) -> Any:

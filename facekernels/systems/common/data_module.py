@@ -36,9 +36,11 @@ class StepData(lightning.LightningDataModule):
         return StepLoader(data, batch_sampler=batches, **self.loader_options(data))
 
     def step_batches(
-        self, length: int, batch_size: int, weights: Tensor | None = None
+        self, length: int, batch_size: int, weights: Tensor | None = None, stream: int = 0
     ) -> StepBatches:
         """This process's batches of `length` images, from the step the trainer stands at.
+
+        Data sets of one training have different `stream`s, 0 to 15, so that they draw differently.
 
         Raises:
             ValueError: the trainer has no number of steps.
@@ -55,7 +57,7 @@ class StepData(lightning.LightningDataModule):
             length,
             batch_size,
             trainer.max_steps * accumulate,
-            seed=self.seed,
+            seed=self.seed * 16 + stream,
             weights=weights,
             start=trainer.global_step * accumulate,
             rank=trainer.global_rank,

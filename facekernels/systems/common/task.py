@@ -27,22 +27,26 @@ class SystemTask(lightning.LightningModule):
     """Raised when checkpoints of earlier versions no longer fit."""
     network: nn.Module
     """What is trained. Its `settings` are the arguments that make it again."""
+    _seed: int | None = None
 
     def on_fit_start(self) -> None:
-        """Keep the seed of the run."""
-        self._seed = torch.initial_seed() % 2**32
+        """Keep the seed of the run; a continued one has it from its checkpoint."""
+        if self._seed is None:
+            self._seed = torch.initial_seed() % 2**32
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Seed the step; processes get different numbers."""
+        assert self._seed is not None
         torch.manual_seed((self._seed << 24) + (batch_idx << 8) + self.global_rank)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Say which system this is, and with what its network is made."""
         checkpoint[ENTRY] = {
             "system": self.system, "format": self.format, "version": __version__,
-            "settings": self.network.settings,
+            "settings": self.network.settings, "seed": self._seed,
         }  # fmt: skip
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse the checkpoint of another system or format."""
         check_checkpoint(checkpoint, self.system, self.format)
+        self._seed = checkpoint[ENTRY].get("seed")

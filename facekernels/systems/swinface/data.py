@@ -123,8 +123,8 @@ class SwinFaceData(StepData):
     def train_dataloader(self) -> DataLoader[Any]:
         sources = list(self.sources.values())
         batches = [
-            self.step_batches(len(source), size)  # type: ignore[arg-type]
-            for source, size in zip(sources, self.parts.values(), strict=True)
+            self.step_batches(len(source), size, stream=i)  # type: ignore[arg-type]
+            for i, (source, size) in enumerate(zip(sources, self.parts.values(), strict=True))
         ]
         data = MixedImages(sources)
         return StepLoader(data, batch_sampler=MixedBatches(batches), **self.loader_options(data))

@@ -138,8 +138,22 @@ class SwinFaceTask(SystemTask):
         accumulate = self.trainer.accumulate_grad_batches
         return self.optimization.make(groups, self.trainer.max_steps, data.batch_size * accumulate)
 
-    def configure_gradient_clipping(self, optimizer: Any, *settings: Any, **more: Any) -> None:
-        """Clip the backbone's gradient only."""
+    def configure_gradient_clipping(
+        self,
+        optimizer: Any,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clip the backbone's gradient only.
+
+        Raises:
+            ValueError: the trainer is asked to clip, too.
+        """
+        if gradient_clip_val is not None:
+            raise ValueError(
+                "trainer.gradient_clip_val must not be given: the published training clips the "
+                f"backbone only (model.backbone_clip), got {gradient_clip_val}"
+            )
         if self.backbone_clip is not None:
             nn.utils.clip_grad_norm_(self.network.backbone.parameters(), self.backbone_clip)
 
@@ -152,9 +166,8 @@ class SwinFaceTask(SystemTask):
                 del state[key]
 
     def _takes_sparse_gradients(self) -> bool:
-        """Only AdamW does here; NCCL cannot average them."""
-        alone = self.trainer.world_size == 1 or self.trainer.strategy.root_device.type == "cpu"
-        return self.optimization.optimizer == "adamw" and alone
+        """Only AdamW does, and DistributedDataParallel cannot average them."""
+        return self.optimization.optimizer == "adamw" and self.trainer.world_size == 1
 
     def _collect(self, batch: dict[str, Tensor], index: int) -> None:
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
@@ -163,19 +176,30 @@ class SwinFaceTask(SystemTask):
         self.collected.setdefault(name, []).append(predictions(self.network, batch))
 
     def _report(self, stage: str) -> None:
-        """Log the metrics of every split, over the images of all processes."""
-        for name, parts in self.collected.items():
-            gathered = _gather(parts, self.trainer.world_size)
-            found = {k: torch.cat([p[k] for p in gathered]) for k in gathered[0]}
+        """Log the metrics of every split, over the images of all processes, in their order."""
+        collected, self.collected = self.collected, {}
+        if self.trainer.sanity_checking:
+            return  # a few batches, which may hold pairs of one kind only
+        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+        for name in data.evaluation[stage]:
+            found = _gather(collected.get(name, []), self.trainer.world_size)
             self.log_dict({f"{stage}/{name}/{k}": v for k, v in scores(found).items()},
                           prog_bar=self.network.tasks == ())  # fmt: skip
-        self.collected = {}
 
 
-def _gather(parts: list[dict[str, Tensor]], world: int) -> list[dict[str, Tensor]]:
-    """The parts of all processes."""
-    if world == 1:
-        return parts
-    found: list[Any] = [None] * world
-    torch.distributed.all_gather_object(found, parts)
-    return [part for rank in found for part in rank]
+def _gather(parts: list[dict[str, Tensor]], world: int) -> dict[str, Tensor]:
+    """What all processes have collected, in the order of the data set.
+
+    Process r has rows r, r + world, ...: the folds of the protocols depend on the order.
+    """
+    ranks: list[Any] = [parts]
+    if world > 1:
+        ranks = [None] * world
+        torch.distributed.all_gather_object(ranks, parts)
+    rows = [part for rank in ranks for part in rank]
+    if not rows:
+        return {}
+    found = {k: torch.cat([part[k] for part in rows]) for k in rows[0]}
+    counts = [sum(len(next(iter(part.values()))) for part in rank) for rank in ranks]
+    position = torch.cat([torch.arange(n) * world + r for r, n in enumerate(counts)])
+    return {k: values[position.argsort()] for k, values in found.items()}

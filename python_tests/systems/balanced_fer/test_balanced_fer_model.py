@@ -81,7 +81,7 @@ def test_bad_arguments_are_named() -> None:
 def test_a_step_compiles_in_one_graph() -> None:
     """Features, both losses and their sum, forward and backward."""
     torch.manual_seed(0)
-    task = ExpressionTask("resnet", {"image_size": 32, **SMALL}, consistency=0.5)
+    task = ExpressionTask("resnet", dict(SMALL), image_size=32, consistency=0.5)
     task.make_losses(torch.tensor([5, 1, 2, 9, 4, 3, 6]))
     network, rsl, rac = task.network.eval(), task.loss, task.attention
     images, labels = torch.randn(4, 3, 32, 32), torch.tensor([0, 3, 6, 1])

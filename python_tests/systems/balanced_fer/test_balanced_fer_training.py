@@ -37,6 +37,7 @@ def task(**options: Any) -> ExpressionTask:
     defaults: dict[str, Any] = {
         "backbone": "resnet",
         "backbone_options": {"layers": [1, 1, 1, 1], "width": 8, "stem": "small"},
+        "image_size": 32,
         "consistency": 1.0,
         "optimization": Optimization(lr=3e-3, warmup_steps=3, warmup_jump=False),
     }
@@ -129,7 +130,7 @@ torch.set_num_threads(1)
 losses = Losses()
 swin = {"window_size": 4, "embed_dim": 12, "depths": [1, 1], "num_heads": [2, 2],
         "drop_path_rate": 0.0}
-module = task(backbone="swin_t", backbone_options={"image_size": 32, **swin})
+module = task(backbone="swin_t", backbone_options=swin)
 loop = trainer(6, callbacks=[losses], devices=int(sys.argv[1]),
                strategy="ddp" if sys.argv[1] == "2" else "auto")
 loop.fit(module, data())

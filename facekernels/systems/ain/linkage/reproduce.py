@@ -29,6 +29,7 @@ from facekernels.systems.ain.linkage.peers import (
     ThresholdComponents,
 )
 from facekernels.systems.ain.linkage.synthetic import synthetic_identities
+from facekernels.systems.common.memory import peak_mb
 
 METHODS = {
     "threshold": "threshold components",
@@ -188,7 +189,7 @@ def _measure(
     end = time.perf_counter()
     return Row(
         name, method, seed, pairwise_f(faces.y, labels).f, bcubed_f(faces.y, labels).f,
-        nmi(faces.y, labels), int(labels.max()) + 1, end - trained, trained - start, _peak_mb(),
+        nmi(faces.y, labels), int(labels.max()) + 1, end - trained, trained - start, peak_mb(),
         setting,
     )  # fmt: skip
 
@@ -251,14 +252,3 @@ def _interval(values: Sequence[float]) -> tuple[float, float]:
 def _reset_peak() -> None:
     with suppress(OSError):  # Linux starts to measure the peak anew
         Path("/proc/self/clear_refs").write_text("5")
-
-
-def _peak_mb() -> float:
-    try:
-        status = Path("/proc/self/status").read_text()
-    except OSError:
-        return 0.0
-    for line in status.splitlines():
-        if line.startswith("VmHWM:"):
-            return int(line.split()[1]) / 1024
-    return 0.0
