@@ -61,6 +61,7 @@ def test_a_training_from_files(rafdb: Path, tmp_path: Path) -> None:
     data = ExpressionData("rafdb", str(rafdb), image_size=32, imbalance=3.0, sampler="inverse",
                           batch_size=16, workers=0)  # fmt: skip
     task = ExpressionTask(
+        image_size=32,
         backbone="resnet", consistency=1.0, optimization=Optimization(lr=3e-3),
         backbone_options={"layers": [1, 1, 1, 1], "width": 8, "stem": "small"},
     )  # fmt: skip
