@@ -174,7 +174,8 @@ def _prepare(
     if not isinstance(margins, (tuple, list)) or len(margins) != 3:
         raise ValueError(f"margins must be three numbers (m1, m2, m3), got {margins!r}")
     m1, m2, m3 = (_check.number(f"margins[{i}]", m) for i, m in enumerate(margins))
-    if not (math.isfinite(m1) and math.isfinite(m3) and 0 <= m2 <= math.pi):
+    # Comparisons, which torch.compile can make of symbolic numbers.
+    if not (abs(m1) < float("inf") and abs(m3) < float("inf") and 0 <= m2 <= math.pi):
         raise ValueError(f"margins must be finite, with 0 <= m2 <= pi, got {(m1, m2, m3)}")
     return s, (m1, m2, m3)
 
