@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import pickle
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+Network = TypeVar("Network", bound=nn.Module)
 
 ENTRY = "facekernels"
 """The key of a checkpoint under which a system describes itself."""
@@ -26,15 +30,11 @@ def read_checkpoint(path: str | Path, map_location: Any = "cpu") -> dict[str, An
         loaded = torch.load(path, map_location=map_location, weights_only=True)
     except (RuntimeError, EOFError, pickle.UnpicklingError, ValueError) as error:
         raise ValueError(
-            f"{path} is not a checkpoint of tensors and plain values: {_first_line(error)}"
+            f"{path} is not a checkpoint of tensors and plain values: {_reason(error)}"
         ) from error
     if not isinstance(loaded, dict):
         raise ValueError(f"{path} must hold a dictionary, got {type(loaded).__name__}")
     return loaded
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0]
 
 
 def check_checkpoint(checkpoint: dict[str, Any], system: str, version: int) -> None:
@@ -58,6 +58,49 @@ def check_checkpoint(checkpoint: dict[str, Any], system: str, version: int) -> N
             f"the checkpoint of {system} must have format {version}, got format "
             f"{entry.get('format')} written by facekernels {entry.get('version')}"
         )
+
+
+def build_network(
+    make: Callable[..., Network],
+    checkpoint: dict[str, Any],
+    path: str | Path,
+    system: str,
+    version: int,
+) -> Network:
+    """The network in a training's checkpoint, in evaluation mode.
+
+    Args:
+        make: the network's class, called with the settings that the checkpoint names.
+        checkpoint: what `read_checkpoint` gave.
+        path: where it was read, for the message.
+        system: the name under `facekernels.systems`.
+        version: the format that fits.
+
+    Raises:
+        ValueError: the checkpoint is of another system or format, or does not fit the class.
+    """
+    with fitting(path):
+        settings, state = model_of_checkpoint(checkpoint, system, version)
+        network = make(**settings)
+        network.load_state_dict(state)
+    return network.eval()
+
+
+@contextmanager
+def fitting(path: str | Path | None) -> Iterator[None]:
+    """Whatever fails inside is a ValueError that says `path` does not fit, and why."""
+    try:
+        yield
+    except Exception as error:
+        raise ValueError(f"{path} cannot be used: {_reason(error)}") from error
+
+
+def _reason(error: Exception) -> str:
+    """One line. That of `load_state_dict` is a heading, followed by what does not fit."""
+    if isinstance(error, KeyError):
+        return f"it has no {error.args[0]!r}"
+    first, *others = (str(error) or type(error).__name__).splitlines()
+    return f"{first} {others[0].strip()}" if others and first.endswith(":") else first
 
 
 def model_of_checkpoint(

@@ -6,11 +6,14 @@ import pickle
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
 from facekernels.systems.common.checkpoint import (
+    build_network,
     check_checkpoint,
     model_of_checkpoint,
     read_checkpoint,
@@ -92,3 +95,38 @@ def test_a_checkpoint_says_whose_it_is() -> None:
     ):
         with pytest.raises(ValueError, match=message):
             check_checkpoint(checkpoint, "swinface", version)
+
+
+class _Network(nn.Module):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.layer = nn.Linear(width, 1)
+
+
+def _damaged(**changes: Any) -> dict[str, Any]:
+    state = {"network.layer.weight": torch.ones(1, 2), "network.layer.bias": torch.ones(1)}
+    return {"facekernels": _ENTRY, "state_dict": state} | changes
+
+
+def test_a_network_is_built_from_its_settings() -> None:
+    network = build_network(_Network, _damaged(), "a.ckpt", "swinface", 1)
+    assert network.layer.weight.tolist() == [[1, 1]]
+    assert not network.training
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"state_dict": {}}, r"Error\(s\) in loading state_dict for _Network: Missing key"),
+        ({"state_dict": 1}, "has no attribute"),
+        ({"state_dict": {"network.layer.weight": 1, "network.layer.bias": 2}}, "layer.weight"),
+        ({"facekernels": _ENTRY | {"settings": {"depth": 2}}}, "unexpected keyword argument"),
+        ({"facekernels": _ENTRY | {"settings": None}}, "must be a mapping"),
+        ({"facekernels": {"system": "swinface", "format": 1}}, "it has no 'settings'"),
+        ({"facekernels": _ENTRY | {"system": "sga"}}, "one of swinface, got one of sga"),
+    ],
+)
+def test_what_does_not_fit_is_one_line(changes: dict[str, Any], reason: str) -> None:
+    with pytest.raises(ValueError, match=rf"a\.ckpt cannot be used: .*{reason}") as caught:
+        build_network(_Network, _damaged(**changes), "a.ckpt", "swinface", 1)
+    assert "\n" not in str(caught.value)
