@@ -9,20 +9,16 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-SYSTEMS = {
-    "balanced_fer": ("ExpressionTask", "ExpressionData"),
-    "swinface": ("SwinFaceTask", "SwinFaceData"),
-}
-"""Folders of `facekernels.systems`, with the classes in their `task.py` and `data.py`."""
+from facekernels.systems.registry import SYSTEMS, TRAINED
 
 
 def main(command: str, argv: Sequence[str]) -> int:
     """Run `command`, one of fit, validate and test, of the system named first in `argv`."""
-    if not argv or argv[0] not in SYSTEMS:
+    if not argv or argv[0] not in TRAINED:
         got = f"got {argv[0]!r}" if argv and not argv[0].startswith("-") else "none was given"
         print(
             f"usage: facekernels {command} SYSTEM [--config small|paper|FILE] [OPTIONS]\n"
-            f"SYSTEM must be one of {', '.join(SYSTEMS)}: {got}",
+            f"SYSTEM must be one of {', '.join(TRAINED)}: {got}",
             file=sys.stderr,
         )
         return 0 if argv and argv[0] in ("-h", "--help") else 2
@@ -50,31 +46,88 @@ def configuration(system: str, name: str) -> Path:
 
 
 def _run(command: str, system: str, argv: list[str]) -> None:
+    from lightning.fabric.utilities.exceptions import MisconfigurationException
     from lightning.pytorch import Trainer
-    from lightning.pytorch.cli import LightningCLI
+    from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
     from facekernels.systems.common.checkpoint_io import SafeCheckpointIO
 
     class SystemCLI(LightningCLI):
-        """With checkpoints that are replaced atomically and never unpickled."""
+        """With `trainer_defaults`, one seed, and checkpoints that are never unpickled."""
+
+        def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+            parser.add_argument(
+                "--ckpt_path",
+                type=str | None,
+                default=None,
+                help="checkpoint to go on from" if command == "fit" else "checkpoint to evaluate",
+            )
+            parser.set_defaults(trainer_defaults(system) | {"data.seed": None})
+
+        def before_instantiate_classes(self) -> None:
+            if self.config.data.seed is None:
+                self.config.data.seed = int(self.config.seed_everything)
 
         def instantiate_trainer(self, **options: Any) -> Trainer:
-            given = self._get(self.config_init, "trainer", default={}).get("plugins") or []
+            given = self.config_init.trainer.plugins or []
             given = given if isinstance(given, list) else [given]
             return super().instantiate_trainer(plugins=[SafeCheckpointIO(), *given], **options)
 
     # It would rather read sys.argv, which here names the system, too, and which DDP runs again.
     warnings.filterwarnings("ignore", message="LightningCLI's args parameter is intended")
-    task, data = SYSTEMS[system]
-    SystemCLI(
-        getattr(import_module(f"facekernels.systems.{system}.task"), task),
-        getattr(import_module(f"facekernels.systems.{system}.data"), data),
-        args=[command, *_packaged(system, argv)],
-        parser_kwargs={"prog": f"facekernels (system {system})"},
-        save_config_kwargs={"overwrite": True},
-        seed_everything_default=2048,
-        auto_configure_optimizers=False,
-    )
+    try:
+        cli = SystemCLI(
+            getattr(import_module(f"facekernels.systems.{system}.task"), SYSTEMS[system].task),
+            getattr(import_module(f"facekernels.systems.{system}.data"), SYSTEMS[system].data),
+            args=_packaged(system, argv),
+            run=False,
+            parser_kwargs={
+                "prog": f"facekernels {command} {system}",
+                "description": f"{command.capitalize()} {system}.",
+            },
+            save_config_kwargs={"overwrite": True},
+            seed_everything_default=2048,
+            auto_configure_optimizers=False,
+        )
+        run = getattr(cli.trainer, command)
+        try:
+            run(cli.model, datamodule=cli.datamodule, ckpt_path=cli.config.ckpt_path)
+        except SystemExit:  # Lightning's answer to Ctrl-C
+            if cli.trainer.interrupted:
+                raise KeyboardInterrupt from None
+            raise
+    except MisconfigurationException as error:
+        raise ValueError(str(error)) from error
+
+
+def trainer_defaults(system: str) -> dict[str, Any]:
+    """Defaults of a system's trainer: steps instead of epochs, two logs, the last and the best.
+
+    They are as in a configuration file, which can change each of them.
+    """
+    callbacks: list[dict[str, Any]] = [
+        {"class_path": "facekernels.systems.common.last_checkpoint.LastCheckpoint"}
+    ]
+    if SYSTEMS[system].best:
+        callbacks.append({
+            "class_path": "lightning.pytorch.callbacks.ModelCheckpoint",
+            "init_args": {"monitor": SYSTEMS[system].best, "mode": "max", "filename": "best"},
+        })  # fmt: skip
+    logs = {"CSVLogger": ("runs", system), "TensorBoardLogger": (f"runs/{system}", "tensorboard")}
+    return {
+        "trainer.max_epochs": -1,  # one pass of the loader is the whole training
+        "trainer.use_distributed_sampler": False,  # the loaders share the images out
+        "trainer.check_val_every_n_epoch": None,  # the interval counts steps
+        "trainer.val_check_interval": 1000,
+        "trainer.logger": [
+            {
+                "class_path": f"lightning.pytorch.loggers.{log}",
+                "init_args": {"save_dir": folder, "name": name},
+            }
+            for log, (folder, name) in logs.items()
+        ],
+        "trainer.callbacks": callbacks,
+    }
 
 
 def _packaged(system: str, argv: list[str]) -> list[str]:

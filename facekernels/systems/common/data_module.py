@@ -10,6 +10,9 @@ from torch.utils.data import DataLoader, Dataset
 
 from facekernels.systems.common.steps import ShardOfRank, StepBatches, StepLoader
 
+# With 16 streams each, and shifted as `StepBatches` does, they fit 63 bits.
+_SEEDS = 2**19
+
 
 class StepData(lightning.LightningDataModule):
     """Loaders by step for training, and of every image once for evaluation.
@@ -57,7 +60,7 @@ class StepData(lightning.LightningDataModule):
             length,
             batch_size,
             trainer.max_steps * accumulate,
-            seed=self.seed * 16 + stream,
+            seed=self.seed % _SEEDS * 16 + stream,
             weights=weights,
             start=trainer.global_step * accumulate,
             rank=trainer.global_rank,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import lightning
@@ -9,7 +10,7 @@ import torch
 from torch import nn
 
 from facekernels._version import __version__
-from facekernels.systems.common.checkpoint import ENTRY, check_checkpoint
+from facekernels.systems.common.checkpoint import ENTRY, check_checkpoint, fitting
 
 
 class SystemTask(lightning.LightningModule):
@@ -34,6 +35,16 @@ class SystemTask(lightning.LightningModule):
         if self._seed is None:
             self._seed = torch.initial_seed() % 2**32
 
+    def on_train_start(self) -> None:
+        """Refuse a checkpoint of another optimizer, whose settings are now this one's."""
+        for optimizer in self.trainer.optimizers:
+            lacking = optimizer.defaults.keys() - optimizer.param_groups[0].keys()
+            if lacking:
+                raise ValueError(
+                    f"{self.trainer.ckpt_path} cannot be used: it is of another optimizer than "
+                    f"{type(optimizer).__name__}, without {', '.join(sorted(lacking))}"
+                )
+
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Seed the step; processes get different numbers."""
         assert self._seed is not None
@@ -47,6 +58,27 @@ class SystemTask(lightning.LightningModule):
         }  # fmt: skip
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse the checkpoint of another system or format."""
-        check_checkpoint(checkpoint, self.system, self.format)
-        self._seed = checkpoint[ENTRY].get("seed")
+        """Refuse the checkpoint of another system or format, or one that cannot be gone on from."""
+        with fitting(self.trainer.ckpt_path):
+            check_checkpoint(checkpoint, self.system, self.format)
+            self._seed = checkpoint[ENTRY].get("seed")
+            if self.trainer.training:
+                _check_step(checkpoint, self.trainer.accumulate_grad_batches)
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], *options: Any, **named: Any) -> Any:
+        """As `nn.Module` does; what does not fit is a ValueError."""
+        with fitting(self.trainer.ckpt_path if self._trainer else "the state dict"):
+            return super().load_state_dict(state_dict, *options, **named)
+
+
+def _check_step(checkpoint: dict[str, Any], accumulate: int) -> None:
+    """Everything that training needs is there, and no step is half done."""
+    for key in ("state_dict", "optimizer_states", "lr_schedulers"):
+        checkpoint[key]
+    batches = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]["total"]["ready"]
+    if batches != checkpoint["global_step"] * accumulate:
+        raise ValueError(
+            f"it has {batches} batches in {checkpoint['global_step']} steps of "
+            f"trainer.accumulate_grad_batches {accumulate}: it was written inside a step, or with "
+            "another value"
+        )

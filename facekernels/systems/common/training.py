@@ -12,7 +12,7 @@ import lightning
 def trainer(steps: int, **options: Any) -> lightning.Trainer:
     """A Trainer on the CPU that writes nothing."""
     defaults: dict[str, Any] = {
-        "max_steps": steps, "max_epochs": 1, "accelerator": "cpu", "devices": 1,
+        "max_steps": steps, "max_epochs": -1, "accelerator": "cpu", "devices": 1,
         "use_distributed_sampler": False, "logger": False, "enable_checkpointing": False,
         "enable_progress_bar": False, "enable_model_summary": False, "limit_val_batches": 0,
         "num_sanity_val_steps": 0,

@@ -20,6 +20,7 @@ from facekernels.systems.balanced_fer import ExpressionNet
 from facekernels.systems.balanced_fer.data import ExpressionData
 from facekernels.systems.balanced_fer.task import ExpressionTask
 from facekernels.systems.common.checkpoint_io import SafeCheckpointIO
+from facekernels.systems.common.last_checkpoint import LastCheckpoint
 from facekernels.systems.common.schedule import Optimization
 from facekernels.systems.common.training import trainer
 
@@ -80,29 +81,107 @@ def test_the_curve_does_not_depend_on_the_kernels() -> None:
     assert len(set(ours)) == 8
 
 
-def test_resume_is_exact(tmp_path: Path) -> None:
-    whole_losses, whole = fit(9)
+class Interrupted(Exception):
+    pass
 
-    class Interrupted(Exception):
-        pass
 
-    class Stop(lightning.Callback):
-        def on_train_batch_end(self, loop: Any, *rest: Any) -> None:
-            if loop.global_step == 5:
-                loop.save_checkpoint(tmp_path / "last.ckpt")
-                raise Interrupted
+class Stop(lightning.Callback):
+    """Saves `path` after so many batches, and interrupts."""
 
+    def __init__(self, batches: int, path: Path) -> None:
+        self.batches, self.path = batches, path
+
+    def on_train_batch_end(self, loop: Any, *rest: Any) -> None:
+        if loop.fit_loop.total_batch_idx + 1 == self.batches:
+            loop.save_checkpoint(self.path)
+            raise Interrupted
+
+
+NOISY = {
+    "backbone": "swin_t",
+    "backbone_options": {"window_size": 4, "embed_dim": 12, "depths": [1, 1], "num_heads": [2, 2],
+                         "drop_path_rate": 0.5},
+}  # fmt: skip
+"""A network that draws random numbers in every batch."""
+
+
+def go_on(
+    steps: int, path: Path, network: dict[str, Any], **options: Any
+) -> tuple[list[float], ExpressionTask]:
+    losses, module = Losses(), task(**network)
+    loop = trainer(steps, callbacks=[losses], plugins=[SafeCheckpointIO()], **options)
+    loop.fit(module, data(), ckpt_path=path, weights_only=True)
+    assert loop.global_step == steps
+    return losses.values, module
+
+
+@pytest.mark.parametrize(("network", "accumulate"), [({}, 1), (NOISY, 1), (NOISY, 2)])
+def test_resume_is_exact(tmp_path: Path, network: dict[str, Any], accumulate: int) -> None:
+    whole, uninterrupted = Losses(), task(**network)
+    trainer(9, callbacks=[whole], accumulate_grad_batches=accumulate).fit(uninterrupted, data())
+    path, done = tmp_path / "last.ckpt", 5 * accumulate
     with pytest.raises(Interrupted):
-        trainer(9, callbacks=[Stop()], plugins=[SafeCheckpointIO()]).fit(task(), data())
-    losses, module = Losses(), task()
-    trainer(9, callbacks=[losses], plugins=[SafeCheckpointIO()]).fit(
-        module, data(), ckpt_path=tmp_path / "last.ckpt", weights_only=True
-    )
-    assert losses.values == whole_losses[5:]
-    for key, value in whole.network.state_dict().items():
+        trainer(9, callbacks=[Stop(done, path)], accumulate_grad_batches=accumulate).fit(
+            task(**network), data()
+        )
+    losses, module = go_on(9, path, network, accumulate_grad_batches=accumulate)
+    assert len(losses) == 4 * accumulate
+    assert losses == whole.values[done:]
+    assert len(set(losses)) == len(losses)
+    for key, value in uninterrupted.network.state_dict().items():
         assert torch.equal(value, module.network.state_dict()[key]), key
-    network = ExpressionNet.from_checkpoint(tmp_path / "last.ckpt")
-    assert network.settings == module.network.settings
+    assert ExpressionNet.from_checkpoint(path).settings == module.network.settings
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_a_finished_training_can_be_continued(tmp_path: Path, accumulate: int) -> None:
+    """Steps, images and random numbers go on as in one training; the rate does not say when."""
+    constant = Optimization(lr=3e-3, schedule="exponential", gamma=1.0, warmup_steps=0)
+    network = NOISY | {"optimization": constant}
+    whole, longer = Losses(), task(**network)
+    trainer(7, callbacks=[whole], accumulate_grad_batches=accumulate).fit(longer, data())
+    logger = lightning.pytorch.loggers.CSVLogger(str(tmp_path), name="run")
+    options: dict[str, Any] = {"accumulate_grad_batches": accumulate}
+    trainer(
+        4, callbacks=[LastCheckpoint(3)], logger=logger, enable_checkpointing=True, **options
+    ).fit(task(**network), data())
+    path = tmp_path / "run" / "version_0" / "checkpoints" / "last.ckpt"
+    assert torch.load(path, weights_only=True)["global_step"] == 4
+    losses, module = go_on(7, path, network, **options)
+    assert losses == whole.values[4 * accumulate :]
+    for key, value in longer.network.state_dict().items():
+        assert torch.equal(value, module.network.state_dict()[key]), key
+
+
+def test_half_a_step_is_no_place_to_go_on(tmp_path: Path) -> None:
+    path = tmp_path / "inside.ckpt"
+    with pytest.raises(Interrupted):
+        trainer(9, callbacks=[Stop(3, path)], accumulate_grad_batches=2).fit(task(), data())
+    with pytest.raises(ValueError, match=r"inside\.ckpt cannot be used: it has 3 batches in 1"):
+        go_on(9, path, {}, accumulate_grad_batches=2)
+
+
+def test_the_last_checkpoint_falls_on_ends_of_steps(tmp_path: Path) -> None:
+    """Also after a resume, whose first batches are of a step that is not done."""
+    written: list[tuple[int, int]] = []
+
+    class Watch(SafeCheckpointIO):
+        def save_checkpoint(
+            self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None
+        ) -> None:
+            progress = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]["total"]
+            written.append((checkpoint["global_step"], progress["ready"]))
+            super().save_checkpoint(checkpoint, path)
+
+    def loop(steps: int) -> lightning.Trainer:
+        return trainer(steps, callbacks=[LastCheckpoint(2)], plugins=[Watch()],
+                       enable_checkpointing=True, default_root_dir=str(tmp_path),
+                       accumulate_grad_batches=3)  # fmt: skip
+
+    loop(4).fit(task(), data())
+    last = tmp_path / "checkpoints" / "last.ckpt"
+    loop(7).fit(task(), data(), ckpt_path=last, weights_only=True)
+    assert written == [(2, 6), (4, 12), (6, 18), (7, 21)]
 
 
 def test_checkpoints_of_others_are_refused(tmp_path: Path) -> None:

@@ -1,0 +1,51 @@
+"""The checkpoint that an interrupted training goes on from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import Checkpoint
+
+
+class LastCheckpoint(Checkpoint):
+    """Replaces `checkpoints/last.ckpt` in the log's folder, with and without validation.
+
+    Args:
+        every_n_steps: how often; the end of the training is written in any case.
+    """
+
+    def __init__(self, every_n_steps: int = 500) -> None:
+        if every_n_steps < 1:
+            raise ValueError(f"every_n_steps must be at least 1, got {every_n_steps}")
+        self.every_n_steps = every_n_steps
+        self._saved = 0
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """A continued training has its step saved already."""
+        self._saved = trainer.global_step
+
+    def on_train_batch_end(self, trainer: Trainer, *rest: Any) -> None:
+        """Save when a step ends, never between the batches that it accumulates."""
+        if trainer.global_step % self.every_n_steps == 0:
+            self._save(trainer)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Save the final weights."""
+        self._save(trainer)
+
+    def _save(self, trainer: Trainer) -> None:
+        if trainer.global_step != self._saved and not trainer.fast_dev_run:  # type: ignore[attr-defined]
+            self._saved = trainer.global_step
+            trainer.save_checkpoint(_folder(trainer) / "checkpoints" / "last.ckpt")
+
+
+def _folder(trainer: Trainer) -> Path:
+    """Where `ModelCheckpoint` has its own, too."""
+    logger = trainer.logger
+    if logger is None:
+        return Path(trainer.default_root_dir)
+    version = logger.version
+    named = version if isinstance(version, str) else f"version_{version}"
+    return Path(logger.save_dir or trainer.default_root_dir, str(logger.name), named)
