@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 from facekernels._version import __version__
+from facekernels.systems.registry import PREDICTING, SYSTEMS, TRAINED
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -43,13 +44,13 @@ def _dispatch(argv: list[str]) -> int:
     subparsers.add_parser("bench", help="run the benchmarks of a source checkout")
     subparsers.add_parser("cluster", help="cluster faces by their features")
     subparsers.add_parser("data", help="check the files of a data set")
-    subparsers.add_parser("fit", help="train a system: balanced_fer, swinface")
+    subparsers.add_parser("fit", help=f"train a system: {', '.join(TRAINED)}")
     subparsers.add_parser("validate", help="evaluate a training on its validation split")
     subparsers.add_parser("test", help="evaluate a training on its test split")
-    subparsers.add_parser("predict", help="say what a trained system sees in image files")
     subparsers.add_parser(
-        "reproduce", help="run a comparison again: sga, linkage, balanced_fer, swinface"
+        "predict", help=f"say what a trained system sees in image files: {', '.join(PREDICTING)}"
     )
+    subparsers.add_parser("reproduce", help=f"run a comparison again: {', '.join(SYSTEMS)}")
     parser.parse_args(argv)
     parser.print_help()
     return 0

@@ -7,18 +7,23 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-SYSTEMS = ("balanced_fer", "swinface")
-"""Systems that have `load`, `predict` and `draw`."""
+from facekernels.systems.registry import PREDICTING
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def parser() -> argparse.ArgumentParser:
     """The command's options."""
     p = argparse.ArgumentParser(
         "facekernels predict",
-        description="Say what a trained system sees in images, each an aligned crop of one face.",
+        description="Say what a trained system sees in images, each an aligned crop of one face. "
+        "Images are turned upright as their EXIF data says; of one that is not square, the central "
+        "square is used.",
     )
-    p.add_argument("system", choices=SYSTEMS)
+    p.add_argument("system", choices=PREDICTING)
     p.add_argument("images", type=Path, nargs="+", metavar="IMAGE")
     p.add_argument(
         "--checkpoint",
@@ -31,7 +36,8 @@ def parser() -> argparse.ArgumentParser:
         "--output",
         type=Path,
         metavar="FOLDER",
-        help="also draw the results beside the images, as PNG files in this folder",
+        help="also draw the results beside the images, as PNG files in this folder; the second "
+        "image of a name gets name-2.png",
     )
     return p
 
@@ -48,6 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments.output is not None:
         arguments.output.mkdir(parents=True, exist_ok=True)
     failed = 0
+    drawn: set[Path] = set()
     for path in arguments.images:
         try:
             image = _read(path)
@@ -58,17 +65,30 @@ def main(argv: Sequence[str] | None = None) -> int:
         (result,) = system.predict(model, image[None])
         print(f"{path}: {result}")
         if arguments.output is not None:
-            target = arguments.output / f"{path.stem}.png"
+            target = _unused(arguments.output / f"{path.stem}.png", drawn)
             system.draw(image, result).save(target)
             print(f"  drawn in {target}")
     return 1 if failed else 0
 
 
-def _read(path: Path):  # type: ignore[no-untyped-def]
-    """``[3, H, W]`` uint8 RGB."""
+def _unused(path: Path, used: set[Path]) -> Path:
+    """`path`, numbered if this call has written it already."""
+    number, chosen = 1, path
+    while chosen in used:
+        number += 1
+        chosen = path.with_stem(f"{path.stem}-{number}")
+    used.add(chosen)
+    return chosen
+
+
+def _read(path: Path) -> Tensor:
+    """``[3, S, S]`` uint8 RGB: upright, the central square."""
     import numpy as np
     import torch
-    from PIL import Image
+    from PIL import Image, ImageOps
 
     with Image.open(path) as file:
-        return torch.from_numpy(np.array(file.convert("RGB"))).permute(2, 0, 1)
+        image = ImageOps.exif_transpose(file).convert("RGB")
+    side = min(image.size)
+    square = ImageOps.fit(image, (side, side))
+    return torch.from_numpy(np.array(square)).permute(2, 0, 1)

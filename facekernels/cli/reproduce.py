@@ -10,30 +10,23 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from facekernels.data.files import replacing
-
-COMPARISONS = ("balanced_fer", "swinface")
-"""Systems whose `reproduce.py` has a `comparison()`."""
-
-_SEEDS = {"sga": 5, "linkage": 3, "balanced_fer": 5, "swinface": 3}
+from facekernels.systems.registry import SYSTEMS, TRAINED
 
 
 def parser() -> argparse.ArgumentParser:
     """The command's options."""
     p = argparse.ArgumentParser(
         "facekernels reproduce",
-        description="sga: universal perturbations (random signs, DeepFool, SPGD, SGA) at equal "
-        "budgets on digits and LFW face crops. linkage: the linkage network and other clustering "
-        "methods on made-up identities and digits. balanced_fer: rebalanced losses and their peers "
-        "at three imbalances. swinface: multi-task with channel attention against single tasks and "
-        "against the same network without it. Table, plot, JSON and a verdict.",
+        description="Run a comparison again; table, plot, JSON and a verdict. "
+        + " ".join(f"{name}: {system.compares}." for name, system in SYSTEMS.items()),
     )
-    p.add_argument("system", choices=("sga", "linkage", *COMPARISONS))
+    p.add_argument("system", choices=tuple(SYSTEMS))
     p.add_argument(
         "--seeds",
         type=int,
         default=None,
         metavar="N",
-        help="seeds 1 to N (default: 3 for linkage and swinface, else 5; 2 with --quick)",
+        help="seeds 1 to N (default: as many as the comparison states; 2 with --quick)",
     )
     p.add_argument(
         "--output",
@@ -50,7 +43,7 @@ def parser() -> argparse.ArgumentParser:
         type=int,
         default=1,
         metavar="N",
-        help="trainings at the same time, one thread each (balanced_fer and swinface; default: 1)",
+        help=f"trainings at the same time, one thread each ({' and '.join(TRAINED)}; default: 1)",
     )
     return p
 
@@ -58,25 +51,22 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run, print, store; 0 whatever the comparison says."""
     arguments = parser().parse_args(argv)
-    default = 2 if arguments.quick else _SEEDS[arguments.system]
-    seeds = default if arguments.seeds is None else arguments.seeds
-    if seeds < 1:
-        print(f"--seeds must be at least 1, got {seeds}", file=sys.stderr)
-        return 2
-    if arguments.jobs < 1:
-        print(f"--jobs must be at least 1, got {arguments.jobs}", file=sys.stderr)
-        return 2
+    seeds = 2 if arguments.quick and arguments.seeds is None else arguments.seeds
+    for option, value in (("--seeds", seeds), ("--jobs", arguments.jobs)):
+        if value is not None and value < 1:
+            print(f"{option} must be at least 1, got {value}", file=sys.stderr)
+            return 2
     output = arguments.output or Path("results") / arguments.system
     output.mkdir(parents=True, exist_ok=True)  # before the work, not after it
-    if arguments.system in COMPARISONS:
-        from facekernels.cli.reproduce_comparison import reproduce as compare
-
-        return compare(arguments.system, seeds, output, arguments.quick, arguments.jobs)
+    if arguments.system == "sga":
+        return _sga(seeds or 5, output, arguments.quick)
     if arguments.system == "linkage":
         from facekernels.cli.reproduce_linkage import reproduce
 
-        return reproduce(seeds, output, arguments.quick)
-    return _sga(seeds, output, arguments.quick)
+        return reproduce(seeds or 3, output, arguments.quick)
+    from facekernels.cli.reproduce_comparison import reproduce as compare
+
+    return compare(arguments.system, seeds, output, arguments.quick, arguments.jobs)
 
 
 def _sga(seeds: int, output: Path, quick: bool) -> int:

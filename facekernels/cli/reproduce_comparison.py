@@ -6,18 +6,23 @@ import sys
 import time
 from importlib import import_module
 from pathlib import Path
+from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from facekernels.systems.common.comparison import Comparison
 
+_HEADING = 18
+"""Characters of a heading's line: as wide as a number with its interval."""
 
-def reproduce(system: str, seeds: int, output: Path, quick: bool, jobs: int) -> int:
-    """Run, print, store; 0 whatever the comparison says."""
+
+def reproduce(system: str, seeds: int | None, output: Path, quick: bool, jobs: int) -> int:
+    """Run, print, store; 0 whatever the comparison says. `seeds` None: as it states itself."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn
 
     made: Comparison = import_module(f"facekernels.systems.{system}.reproduce").comparison()
+    seeds = seeds or made.seeds
     if quick:
         first = next(iter(made.conditions))
         made.conditions = {first: made.conditions[first]}
@@ -32,6 +37,7 @@ def reproduce(system: str, seeds: int, output: Path, quick: bool, jobs: int) -> 
         console.print(_table(made, condition))
     for sentence in made.verdict():
         console.print(sentence, markup=False)
+    console.print("Intervals are of one comparison each, not corrected for their number.")
     made.save(output, time.perf_counter() - start, quick)
     console.print(f"stored in {output.resolve()}", markup=False, soft_wrap=True)
     return 0
@@ -42,9 +48,10 @@ def _table(made: Comparison, condition: str) -> Any:
     from rich.table import Table
 
     table = Table(box=SIMPLE_HEAD, title_justify="left", title=made.conditions[condition])
-    table.add_column("method", no_wrap=True)
+    table.add_column("method")
     for label in made.metrics.values():
-        table.add_column(label + (", %" if made.percent else ""), justify="right", no_wrap=True)
+        heading = fill(label + (", %" if made.percent else ""), _HEADING)
+        table.add_column(heading, justify="right", no_wrap=True)
     for method, label in made.methods.items():
         cells = [made.cell(condition, method, metric) for metric in made.metrics]
         table.add_row(label, *cells, style="bold" if method == made.ours else None)

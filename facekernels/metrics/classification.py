@@ -73,6 +73,8 @@ def save_confusion_picture(path: str | Path, matrix: Tensor, names: Sequence[str
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
+    from facekernels.data.files import replacing
+
     share = matrix.double() / matrix.sum(1, keepdim=True).clamp(min=1)
     side = 1.8 + 0.62 * len(names)
     figure = Figure(figsize=(side + 0.6, side), layout="constrained")
@@ -93,4 +95,5 @@ def save_confusion_picture(path: str | Path, matrix: Tensor, names: Sequence[str
         f"{100 * mean_accuracy(matrix):.1f} %",
         fontsize=10,
     )
-    figure.savefig(path, dpi=120)
+    with replacing(path) as temporary:
+        figure.savefig(temporary, dpi=120, format=Path(path).suffix[1:])
