@@ -48,9 +48,11 @@ def configuration(system: str, name: str) -> Path:
 def _run(command: str, system: str, argv: list[str]) -> None:
     from lightning.fabric.utilities.exceptions import MisconfigurationException
     from lightning.pytorch import Trainer
+    from lightning.pytorch.callbacks import ProgressBar
     from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
     from facekernels.systems.common.checkpoint_io import SafeCheckpointIO
+    from facekernels.systems.common.progress_bar import StepProgressBar
 
     class SystemCLI(LightningCLI):
         """With `trainer_defaults`, one seed, and checkpoints that are never unpickled."""
@@ -69,9 +71,13 @@ def _run(command: str, system: str, argv: list[str]) -> None:
                 self.config.data.seed = int(self.config.seed_everything)
 
         def instantiate_trainer(self, **options: Any) -> Trainer:
-            given = self.config_init.trainer.plugins or []
-            given = given if isinstance(given, list) else [given]
-            return super().instantiate_trainer(plugins=[SafeCheckpointIO(), *given], **options)
+            given = self.config_init.trainer
+            plugins = [SafeCheckpointIO(), *_listed(given.plugins)]
+            callbacks = _listed(given.callbacks)
+            bar = given.enable_progress_bar is not False
+            if bar and not any(isinstance(c, ProgressBar) for c in callbacks):
+                callbacks.append(StepProgressBar())
+            return super().instantiate_trainer(plugins=plugins, callbacks=callbacks, **options)
 
     # It would rather read sys.argv, which here names the system, too, and which DDP runs again.
     warnings.filterwarnings("ignore", message="LightningCLI's args parameter is intended")
@@ -128,6 +134,11 @@ def trainer_defaults(system: str) -> dict[str, Any]:
         ],
         "trainer.callbacks": callbacks,
     }
+
+
+def _listed(given: Any) -> list[Any]:
+    """An option of the trainer that takes none, one or several."""
+    return list(given) if isinstance(given, list) else [] if given is None else [given]
 
 
 def _packaged(system: str, argv: list[str]) -> list[str]:

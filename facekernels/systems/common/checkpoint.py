@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,7 +27,9 @@ def read_checkpoint(path: str | Path, map_location: Any = "cpu") -> dict[str, An
         raise FileNotFoundError(f"checkpoint not found: {path}")
     try:
         loaded = torch.load(path, map_location=map_location, weights_only=True)
-    except (RuntimeError, EOFError, pickle.UnpicklingError, ValueError) as error:
+    except OSError:
+        raise
+    except Exception as error:  # of the unpickler, which meets anything in a file of another kind
         raise ValueError(
             f"{path} is not a checkpoint of tensors and plain values: {_reason(error)}"
         ) from error
@@ -98,7 +99,8 @@ def fitting(path: str | Path | None) -> Iterator[None]:
 def _reason(error: Exception) -> str:
     """One line. That of `load_state_dict` is a heading, followed by what does not fit."""
     if isinstance(error, KeyError):
-        return f"it has no {error.args[0]!r}"
+        key = error.args[0]
+        return f"it has no {key!r}" if isinstance(key, str) else f"unknown key {key!r}"
     first, *others = (str(error) or type(error).__name__).splitlines()
     return f"{first} {others[0].strip()}" if others and first.endswith(":") else first
 

@@ -9,7 +9,10 @@ import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 
 from facekernels.data.files import replacing
-from facekernels.systems.common.checkpoint import read_checkpoint
+from facekernels.systems.common.checkpoint import ENTRY, read_checkpoint
+
+_KEYS = (ENTRY, "state_dict", "global_step", "loops", "pytorch-lightning_version")
+"""What Lightning reads without a look, and whose checkpoint it is."""
 
 
 class SafeCheckpointIO(TorchCheckpointIO):
@@ -33,6 +36,13 @@ class SafeCheckpointIO(TorchCheckpointIO):
 
         Raises:
             FileNotFoundError: there is no such file.
-            ValueError: it is damaged, or holds more than tensors and plain values.
+            ValueError: it is damaged, holds more than tensors and plain values, or is not of a
+                training.
         """
-        return read_checkpoint(path, map_location)
+        checkpoint = read_checkpoint(path, map_location)
+        missing = [key for key in _KEYS if key not in checkpoint]
+        if missing:
+            raise ValueError(
+                f"{path} is not a checkpoint of a training: it has no {', '.join(missing)}"
+            )
+        return checkpoint

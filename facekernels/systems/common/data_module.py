@@ -46,7 +46,7 @@ class StepData(lightning.LightningDataModule):
         Data sets of one training have different `stream`s, 0 to 15, so that they draw differently.
 
         Raises:
-            ValueError: the trainer has no number of steps.
+            ValueError: the trainer has no number of steps, or validates after none.
         """
         assert self.trainer is not None
         trainer = self.trainer
@@ -54,6 +54,11 @@ class StepData(lightning.LightningDataModule):
             raise ValueError(
                 "training is counted in steps: trainer.max_steps must be at least 1, got "
                 f"{trainer.max_steps}"
+            )
+        if trainer.val_check_interval == 0:
+            raise ValueError(
+                "trainer.val_check_interval must be at least 1 (trainer.limit_val_batches 0 leaves "
+                "validation out), got 0"
             )
         accumulate = trainer.accumulate_grad_batches
         return StepBatches(

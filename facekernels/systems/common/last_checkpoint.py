@@ -38,7 +38,8 @@ class LastCheckpoint(Checkpoint):
     def _save(self, trainer: Trainer) -> None:
         if trainer.global_step != self._saved and not trainer.fast_dev_run:  # type: ignore[attr-defined]
             self._saved = trainer.global_step
-            trainer.save_checkpoint(_folder(trainer) / "checkpoints" / "last.ckpt")
+            path = _folder(trainer) / "checkpoints" / "last.ckpt"
+            trainer.save_checkpoint(path, weights_only=False)
 
 
 def _folder(trainer: Trainer) -> Path:

@@ -73,8 +73,8 @@ class SystemTask(lightning.LightningModule):
 
 def _check_step(checkpoint: dict[str, Any], accumulate: int) -> None:
     """Everything that training needs is there, and no step is half done."""
-    for key in ("state_dict", "optimizer_states", "lr_schedulers"):
-        checkpoint[key]
+    for key in ("optimizer_states", "lr_schedulers"):
+        checkpoint[key]  # a KeyError says which
     batches = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]["total"]["ready"]
     if batches != checkpoint["global_step"] * accumulate:
         raise ValueError(

@@ -21,11 +21,15 @@ from facekernels.systems.common.checkpoint import (
 from facekernels.systems.common.checkpoint_io import SafeCheckpointIO
 
 _ENTRY = {"system": "swinface", "format": 1, "version": "0.1.0", "settings": {"width": 2}}
+_KEYS: dict[str, Any] = {
+    "facekernels": _ENTRY, "state_dict": {}, "global_step": 1, "loops": {},
+    "pytorch-lightning_version": "2.5.0",
+}  # fmt: skip
 
 
 def test_round_trip(tmp_path: Path) -> None:
     path = tmp_path / "last.ckpt"
-    SafeCheckpointIO().save_checkpoint({"a": torch.arange(3), "b": {"c": 1.5}}, path)
+    SafeCheckpointIO().save_checkpoint({"a": torch.arange(3), "b": {"c": 1.5}} | _KEYS, path)
     loaded = SafeCheckpointIO().load_checkpoint(path)
     assert loaded["a"].tolist() == [0, 1, 2]
     assert loaded["b"] == {"c": 1.5}
@@ -79,6 +83,17 @@ def test_damaged_and_missing_files_are_named(tmp_path: Path) -> None:
     torch.save(torch.ones(2), path)
     with pytest.raises(ValueError, match="must hold a dictionary, got Tensor"):
         read_checkpoint(path)
+    path.write_text("hello")
+    with pytest.raises(ValueError, match=r"cut\.ckpt is not a checkpoint"):
+        read_checkpoint(path)
+
+
+@pytest.mark.parametrize("key", _KEYS)
+def test_a_file_of_no_training_is_named(tmp_path: Path, key: str) -> None:
+    path = tmp_path / "weights.pt"
+    torch.save({k: v for k, v in _KEYS.items() if k != key}, path)
+    with pytest.raises(ValueError, match=rf"weights\.pt is not .* of a training: it has no {key}"):
+        SafeCheckpointIO().load_checkpoint(path)
 
 
 def test_a_checkpoint_says_whose_it_is() -> None:
