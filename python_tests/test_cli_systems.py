@@ -2,60 +2,228 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import os
+import signal
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
+import lightning
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+from torch import Tensor
 
 from facekernels.cli import main
-from facekernels.cli.systems import SYSTEMS, configuration
+from facekernels.cli.predict import _read
+from facekernels.cli.systems import configuration
+from facekernels.systems.balanced_fer.task import ExpressionTask
+from facekernels.systems.registry import PREDICTING, SYSTEMS, TRAINED
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning")
 
 QUICK = [
-    "--data.largest", "6", "--data.test_per_class", "2", "--data.image_size", "32",
-    "--model.image_size", "32",
-    "--data.batch_size", "8", "--trainer.max_steps", "2", "--trainer.val_check_interval", "2",
-    "--trainer.callbacks", "[{class_path: ModelCheckpoint, init_args: {save_last: true}}]",
-    "--trainer.enable_progress_bar", "false",
+    "balanced_fer", "--config", "small", "--data.largest", "6", "--data.test_per_class", "2",
+    "--data.image_size", "32", "--model.image_size", "32", "--data.batch_size", "8",
+    "--trainer.max_steps", "2", "--trainer.val_check_interval", "2",
+    "--trainer.enable_progress_bar", "false", "--trainer.enable_model_summary", "false",
 ]  # fmt: skip
 
 
-def test_fit_test_predict(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a training's log."""
+    folder = tmp_path_factory.mktemp("trained")
+    with contextlib.chdir(folder):
+        assert main(["fit", *QUICK]) == 0
+    return folder / "runs" / "balanced_fer" / "version_0"
+
+
+def test_a_training_leaves_logs_configuration_and_checkpoints(trained: Path) -> None:
+    assert "val/mean_accuracy" in (trained / "metrics.csv").read_text()
+    assert {p.name for p in (trained / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
+    assert torch.load(trained / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 2
+    assert list(trained.parent.glob("tensorboard/version_0/events*"))
+    # The stored configuration trains the same again.
+    assert "max_steps: 2" in (trained / "config.yaml").read_text()
+
+
+def test_test_draws_the_confusion_matrix(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert main(["fit", "balanced_fer", "--config", "small", *QUICK]) == 0
-    (checkpoint,) = tmp_path.glob("runs/**/last.ckpt")
-    metrics = next(tmp_path.glob("runs/**/metrics.csv")).read_text()
-    assert "val/mean_accuracy" in metrics
-    assert next(tmp_path.glob("runs/**/config.yaml")).is_file()
-    assert main(["test", "balanced_fer", "--config", "small", *QUICK,
-                 "--ckpt_path", str(checkpoint)]) == 0  # fmt: skip
-    assert next(tmp_path.glob("runs/**/confusion.png")).is_file()
+    checkpoint = str(trained / "checkpoints" / "best.ckpt")
+    assert main(["test", *QUICK, "--ckpt_path", checkpoint]) == 0
+    assert (tmp_path / "runs" / "balanced_fer" / "version_0" / "confusion.png").is_file()
 
-    pixels = np.random.default_rng(0).integers(0, 256, (40, 40, 3), dtype=np.uint8)
-    Image.fromarray(pixels).save("face.png")
-    Path("broken.png").write_bytes(b"no image")
+
+def test_an_interrupted_training_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Ctrl-C exits with 130; the last checkpoint then gives the weights of a whole training."""
+    monkeypatch.chdir(tmp_path)
+    callbacks = (
+        "[{class_path: facekernels.systems.common.last_checkpoint.LastCheckpoint, "
+        "init_args: {every_n_steps: 2}}]"
+    )
+    command = ["fit", *QUICK, "--trainer.max_steps", "5", "--trainer.callbacks", callbacks]
+    assert main(command) == 0
+    step = ExpressionTask.training_step
+
+    def interrupted(task: ExpressionTask, batch: dict[str, Tensor], number: int) -> Tensor:
+        if number == 3:
+            raise KeyboardInterrupt
+        return step(task, batch, number)
+
+    handler = signal.getsignal(signal.SIGINT)
+    with monkeypatch.context() as patch:
+        patch.setattr(ExpressionTask, "training_step", interrupted)
+        assert main(command) == 130
+    signal.signal(signal.SIGINT, handler)  # which Lightning ignores from then on
+    runs = tmp_path / "runs" / "balanced_fer"
+    last = runs / "version_1" / "checkpoints" / "last.ckpt"
+    assert torch.load(last, weights_only=True)["global_step"] == 2
+    assert main([*command, "--ckpt_path", str(last)]) == 0
+    whole, continued = (
+        torch.load(runs / f"version_{k}" / "checkpoints" / "last.ckpt", weights_only=True)
+        for k in (0, 2)
+    )
+    assert whole["global_step"] == continued["global_step"] == 5
+    for key, value in whole["state_dict"].items():
+        assert torch.equal(value, continued["state_dict"][key]), key
+
+
+def test_more_steps_continue_a_finished_training(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    more = ["--trainer.max_steps", "3", "--trainer.log_every_n_steps", "1"]
+    last = str(trained / "checkpoints" / "last.ckpt")
+    assert main(["fit", *QUICK, *more, "--ckpt_path", last]) == 0
+    (written,) = tmp_path.glob("runs/**/last.ckpt")
+    assert torch.load(written, weights_only=True)["global_step"] == 3
+
+
+def _changed(checkpoint: dict[str, Any], name: str) -> Any:
+    if name == "foreign":
+        return {"model": torch.ones(2)}
+    if name == "shape":
+        checkpoint["state_dict"]["network.head.weight"] = torch.ones(3, 3)
+    if name == "optimizer":
+        del checkpoint["optimizer_states"]
+    if name == "system":
+        checkpoint["facekernels"]["system"] = "swinface"
+    return checkpoint
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("foreign", "it has no facekernels"),
+        ("shape", "size mismatch for network.head.weight"),
+        ("optimizer", "it has no 'optimizer_states'"),
+        ("system", "must be one of balanced_fer, got one of swinface"),
+        ("cut", "is not a checkpoint of tensors and plain values"),
+    ],
+)
+def test_checkpoints_that_do_not_fit_are_named(
+    trained: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    name: str,
+    reason: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    last = trained / "checkpoints" / "last.ckpt"
+    if name == "cut":
+        Path("cut.ckpt").write_bytes(last.read_bytes()[:5000])
+    else:
+        torch.save(_changed(torch.load(last, weights_only=True), name), f"{name}.ckpt")
     capsys.readouterr()
-    code = main(["predict", "balanced_fer", "face.png", "broken.png", "--checkpoint",
-                 str(checkpoint), "--output", "drawn"])  # fmt: skip
+    assert main(["fit", *QUICK, "--ckpt_path", f"{name}.ckpt"]) == 1
+    sentence = capsys.readouterr().err.splitlines()[-1]
+    assert sentence.startswith(f"facekernels fit balanced_fer: {name}.ckpt ")
+    assert reason in sentence
+
+
+def test_another_optimizer_cannot_go_on(
+    trained: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    last = str(trained / "checkpoints" / "last.ckpt")
+    sgd = ["--model.optimization.optimizer", "sgd", "--trainer.max_steps", "3"]
+    assert main(["fit", *QUICK, *sgd, "--ckpt_path", last]) == 1
+    assert "it is of another optimizer than SGD" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "seed"),
+    [
+        ([], 2048),
+        (["--seed_everything", "7"], 7),
+        (["--seed_everything", "7", "--data.seed", "0"], 0),
+        (["--seed_everything", "false"], 0),
+    ],
+)
+def test_one_seed_unless_two_are_given(
+    arguments: list[str], seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = []
+    monkeypatch.setattr(
+        lightning.pytorch.Trainer, "fit", lambda *_, datamodule, **__: given.append(datamodule)
+    )
+    monkeypatch.chdir(tmp_path)
+    assert main(["fit", *QUICK, *arguments]) == 0
+    assert given[0].seed == seed
+
+
+def test_predict(
+    trained: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 40, 3), dtype=np.uint8)
+    Path("other").mkdir()
+    for name in ("face.png", "other/face.png"):
+        Image.fromarray(pixels).save(name)
+    Path("broken.png").write_bytes(b"no image")
+    command = ["predict", "balanced_fer", "--checkpoint", str(trained / "checkpoints/last.ckpt")]
+    code = main([*command, "face.png", "broken.png", "other/face.png", "--output", "drawn"])
     out, err = capsys.readouterr()
     assert code == 1
     assert out.startswith("face.png: ")
-    assert out.count("%") == 7
+    assert out.count("%") == 14
     assert "broken.png: cannot be read as an image" in err
+    assert sorted(p.name for p in Path("drawn").iterdir()) == ["face-2.png", "face.png"]
     assert Image.open("drawn/face.png").width > 320
     assert main(["predict", "balanced_fer", "face.png", "--checkpoint", "none.ckpt"]) == 1
     assert "checkpoint not found: none.ckpt" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("system", SYSTEMS)
+def test_images_are_read_upright_and_square(tmp_path: Path) -> None:
+    pixels = np.zeros((30, 50, 3), dtype=np.uint8)
+    pixels[:, 10:40] = np.random.default_rng(0).integers(0, 256, (30, 30, 3), dtype=np.uint8)
+    path = tmp_path / "wide.png"
+    Image.fromarray(pixels).save(path)
+    assert np.array_equal(_read(path).permute(1, 2, 0).numpy(), pixels[:, 10:40])
+    exif = Image.Exif()
+    exif[274] = 6  # stored lying on its left side
+    Image.fromarray(np.rot90(pixels).copy()).save(path, exif=exif)
+    assert np.array_equal(_read(path).permute(1, 2, 0).numpy(), pixels[:, 10:40])
+
+
+@pytest.mark.parametrize("system", TRAINED)
 def test_every_configuration_can_be_printed(
     system: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -68,7 +236,44 @@ def test_every_configuration_can_be_printed(
         assert stop.value.code == 0
         printed = capsys.readouterr().out
         assert "optimization:" in printed
-        assert "max_steps:" in printed
+        for default in (
+            "max_steps:", "LastCheckpoint", "CSVLogger", "TensorBoardLogger", "max_epochs: -1",
+            f"save_dir: runs/{system}", "use_distributed_sampler: false",
+            "check_val_every_n_epoch: null",
+        ):  # fmt: skip
+            assert default in printed
+        assert ("monitor: val/mean_accuracy" in printed) == (system == "balanced_fer")
+
+
+@pytest.mark.parametrize("name", SYSTEMS)
+def test_the_registry_names_what_is_there(name: str) -> None:
+    system = SYSTEMS[name]
+    assert system.compares
+    assert (name in TRAINED) == bool(system.task) == bool(system.data)
+    if system.task:
+        for module, known in (("task", system.task), ("data", system.data)):
+            assert hasattr(import_module(f"facekernels.systems.{name}.{module}"), known)
+        assert import_module(f"facekernels.systems.{name}.reproduce").comparison().seeds > 1
+    assert (name in PREDICTING) == system.predicts
+    if system.predicts:
+        package = import_module(f"facekernels.systems.{name}")
+        assert all(hasattr(package, part) for part in ("load", "predict", "draw"))
+
+
+def test_commands_take_their_names_from_the_registry(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([]) == 0
+    overview = " ".join(capsys.readouterr().out.split())
+    assert f"train a system: {', '.join(TRAINED)}" in overview
+    assert f"run a comparison again: {', '.join(SYSTEMS)}" in overview
+    for command, names in (("predict", PREDICTING), ("reproduce", SYSTEMS)):
+        with pytest.raises(SystemExit):
+            main([command, "--help"])
+        assert f"{{{','.join(names)}}}" in capsys.readouterr().out
+    assert main(["fit", "--help"]) == 0
+    assert f"SYSTEM is one of {', '.join(TRAINED)}" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        main(["fit", "balanced_fer", "--help"])
+    assert capsys.readouterr().out.startswith("usage: facekernels fit balanced_fer [")
 
 
 def test_a_typo_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -91,28 +296,51 @@ def test_wrong_names_are_named(capsys: pytest.CaptureFixture[str]) -> None:
         configuration("balanced_fer", "big")
 
 
-def test_two_processes_from_the_command_line(tmp_path: Path) -> None:
-    """DDP with gloo: the command runs itself again for the second process, and writes one log."""
-    command = [
-        sys.executable, "-m", "facekernels", "fit", "balanced_fer", "--config", "small", *QUICK,
-        "--model.backbone", "swin_t", "--model.backbone_options",
-        "{window_size: 4, embed_dim: 12, depths: [1, 1], num_heads: [2, 2], "
-        "drop_path_rate: 0.0}",
-        "--trainer.log_every_n_steps", "1",
-    ]  # fmt: skip
+SWIN = [
+    "--model.backbone", "swin_t", "--model.backbone_options",
+    "{window_size: 4, embed_dim: 12, depths: [1, 1], num_heads: [2, 2], drop_path_rate: 0.0}",
+]  # fmt: skip
+
+
+def _logged(folder: Path, *command: str) -> list[dict[str, str]]:
+    """The rows of the log that one command writes in an empty folder."""
+    folder.mkdir()
+    out = subprocess.run(
+        [sys.executable, "-m", "facekernels", *command], cwd=folder, capture_output=True,
+        text=True, check=False, env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert out.returncode == 0, out.stderr[-2000:]
+    (log,) = folder.glob("runs/**/metrics.csv")
+    with log.open() as file:
+        return list(csv.DictReader(file))
+
+
+PROCESSES = {
+    "one": ["--trainer.devices", "1"],
+    "two": ["--trainer.devices", "2", "--trainer.strategy", "ddp"],
+}
+"""DDP with gloo: the command runs itself again for the second process, and writes one log."""
+
+
+def test_two_processes_train_as_one(tmp_path: Path) -> None:
     curves = []
-    for name, more in (
-        ("one", ["--trainer.devices", "1"]),
-        ("two", ["--trainer.devices", "2", "--trainer.strategy", "ddp"]),
-    ):
-        (tmp_path / name).mkdir()
-        out = subprocess.run(
-            [*command, *more], cwd=tmp_path / name, capture_output=True, text=True, check=False,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-        )  # fmt: skip
-        assert out.returncode == 0, out.stderr[-2000:]
-        (log,) = (tmp_path / name).glob("runs/**/metrics.csv")
-        rows = list(csv.DictReader(log.open()))
+    for name, more in PROCESSES.items():
+        rows = _logged(tmp_path / name, "fit", *QUICK, *SWIN, "--trainer.log_every_n_steps", "1",
+                       *more)  # fmt: skip
         curves.append([float(r["train/total"]) for r in rows if r.get("train/total")])
     assert len(curves[0]) == 2
     assert curves[1] == pytest.approx(curves[0], rel=1e-4)
+
+
+def test_two_processes_evaluate_as_one(trained: Path, tmp_path: Path) -> None:
+    """Of 21 images one process has 11 and the other 10, in three and in two batches."""
+    sizes = ["--data.test_per_class", "3", "--data.eval_batch_size", "5",
+             "--ckpt_path", str(trained / "checkpoints" / "last.ckpt")]  # fmt: skip
+    one, two = (
+        _logged(tmp_path / name, "test", *QUICK, *sizes, *more) for name, more in PROCESSES.items()
+    )
+    assert len(one) == 1
+    metrics = {k for k in one[0] if k.startswith("test/")}
+    assert len(metrics) == 2 + 7
+    assert {k: one[0][k] for k in metrics} == {k: two[0][k] for k in metrics}
+    assert len({one[0][k] for k in metrics}) > 1

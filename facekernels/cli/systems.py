@@ -14,14 +14,14 @@ from facekernels.systems.registry import SYSTEMS, TRAINED
 
 def main(command: str, argv: Sequence[str]) -> int:
     """Run `command`, one of fit, validate and test, of the system named first in `argv`."""
+    usage = f"usage: facekernels {command} SYSTEM [--config small|paper|FILE] [OPTIONS]"
+    if argv and argv[0] in ("-h", "--help"):
+        print(f"{usage}\nSYSTEM is one of {', '.join(TRAINED)}, and has a --help of its own.")
+        return 0
     if not argv or argv[0] not in TRAINED:
         got = f"got {argv[0]!r}" if argv and not argv[0].startswith("-") else "none was given"
-        print(
-            f"usage: facekernels {command} SYSTEM [--config small|paper|FILE] [OPTIONS]\n"
-            f"SYSTEM must be one of {', '.join(TRAINED)}: {got}",
-            file=sys.stderr,
-        )
-        return 0 if argv and argv[0] in ("-h", "--help") else 2
+        print(f"{usage}\nSYSTEM must be one of {', '.join(TRAINED)}: {got}", file=sys.stderr)
+        return 2
     system, *rest = argv
     try:
         _run(command, system, rest)

@@ -27,9 +27,7 @@ def read_checkpoint(path: str | Path, map_location: Any = "cpu") -> dict[str, An
         raise FileNotFoundError(f"checkpoint not found: {path}")
     try:
         loaded = torch.load(path, map_location=map_location, weights_only=True)
-    except OSError:
-        raise
-    except Exception as error:  # of the unpickler, which meets anything in a file of another kind
+    except Exception as error:  # of many types: files of another kind hold anything
         raise ValueError(
             f"{path} is not a checkpoint of tensors and plain values: {_reason(error)}"
         ) from error
