@@ -5,7 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
-from facekernels.systems.common.steps import StepBatches
+from facekernels.systems.common.data_module import StepData
+from facekernels.systems.common.steps import ShardOfRank, StepBatches
+from facekernels.systems.common.training import trainer
+
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning")
 
 
 def test_every_image_comes_once_per_pass() -> None:
@@ -33,6 +37,33 @@ def test_a_continued_training_goes_on_where_it_stopped() -> None:
     rest = StepBatches(11, 4, 7, seed=1, start=3)
     assert list(rest) == list(whole)[3:]
     assert len(rest) == len(whole) == 7
+
+
+@pytest.mark.parametrize(("length", "world"), [(7, 1), (7, 2), (8, 2), (2, 3)])
+def test_processes_share_an_evaluation(length: int, world: int) -> None:
+    """Dealt out like cards: row i of process r is image i * world + r, none twice, none padded."""
+    shards = [list(ShardOfRank(range(length), r, world)) for r in range(world)]
+    assert [len(ShardOfRank(range(length), r, world)) for r in range(world)] == list(
+        map(len, shards)
+    )
+    dealt = sorted((i * world + r, row) for r, s in enumerate(shards) for i, row in enumerate(s))
+    assert dealt == [(i, i) for i in range(length)]
+
+
+def test_large_seeds_are_seeds() -> None:
+    """Up to 32 bits come from `--seed_everything true`."""
+    made = StepData(batch_size=4, seed=2**32 - 1)
+    made.trainer = trainer(3)
+    first, other = (list(made.step_batches(9, 4, stream=s)) for s in (0, 15))
+    assert first != other
+    assert all(0 <= d.key < 2**63 for batch in first + other for d in batch)
+
+
+def test_validation_after_no_step_is_refused() -> None:
+    made = StepData(batch_size=4)
+    made.trainer = trainer(3, val_check_interval=0, check_val_every_n_epoch=None)
+    with pytest.raises(ValueError, match=r"trainer\.val_check_interval must be at least 1"):
+        made.step_batches(9, 4)
 
 
 def test_weights_are_odds() -> None:
