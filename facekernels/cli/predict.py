@@ -82,13 +82,11 @@ def _unused(path: Path, used: set[Path]) -> Path:
 
 
 def _read(path: Path) -> Tensor:
-    """``[3, S, S]`` uint8 RGB: upright, the central square."""
+    """``[3, H, W]`` uint8 RGB, upright."""
     import numpy as np
     import torch
     from PIL import Image, ImageOps
 
     with Image.open(path) as file:
         image = ImageOps.exif_transpose(file).convert("RGB")
-    side = min(image.size)
-    square = ImageOps.fit(image, (side, side))
-    return torch.from_numpy(np.array(square)).permute(2, 0, 1)
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1)

@@ -17,8 +17,8 @@ def as_input(images: Tensor, size: int) -> Tensor:
     """Face crops as the networks take them: ``[B, 3, size, size]`` float32 in [-1, 1].
 
     Args:
-        images: ``[B, 3, H, W]`` RGB, uint8, or float in [0, 1]. Another size is resized with
-            antialiasing.
+        images: ``[B, 3, H, W]`` RGB, uint8, or float in [0, 1]. The central square is taken, and
+            resized with antialiasing.
         size: side that the network takes.
 
     Raises:
@@ -33,7 +33,10 @@ def as_input(images: Tensor, size: int) -> Tensor:
         pixels = images.float()
     else:
         raise TypeError(f"images must be uint8 or floating point, got {images.dtype}")
-    if pixels.shape[2:] != (size, size):
+    side = min(pixels.shape[2:])
+    top, left = ((n - side) // 2 for n in pixels.shape[2:])
+    pixels = pixels[:, :, top : top + side, left : left + side]
+    if side != size:
         pixels = F.interpolate(pixels, (size, size), mode="bilinear", antialias=True)
     return pixels.sub(0.5).div(0.5)
 

@@ -41,7 +41,7 @@ class SystemTask(lightning.LightningModule):
             lacking = optimizer.defaults.keys() - optimizer.param_groups[0].keys()
             if lacking:
                 raise ValueError(
-                    f"{self.trainer.ckpt_path} cannot be used: it is of another optimizer than "
+                    f"{self._source()} cannot be used: it is of another optimizer than "
                     f"{type(optimizer).__name__}, without {', '.join(sorted(lacking))}"
                 )
 
@@ -59,16 +59,20 @@ class SystemTask(lightning.LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse the checkpoint of another system or format, or one that cannot be gone on from."""
-        with fitting(self.trainer.ckpt_path):
+        with fitting(self._source()):
             check_checkpoint(checkpoint, self.system, self.format)
             self._seed = checkpoint[ENTRY].get("seed")
-            if self.trainer.training:
+            if self._trainer is not None and self.trainer.training:
                 _check_step(checkpoint, self.trainer.accumulate_grad_batches)
 
     def load_state_dict(self, state_dict: Mapping[str, Any], *options: Any, **named: Any) -> Any:
         """As `nn.Module` does; what does not fit is a ValueError."""
-        with fitting(self.trainer.ckpt_path if self._trainer else "the state dict"):
+        with fitting(self._source()):
             return super().load_state_dict(state_dict, *options, **named)
+
+    def _source(self) -> str:
+        path = None if self._trainer is None else self.trainer.ckpt_path
+        return str(path or "the checkpoint")
 
 
 def _check_step(checkpoint: dict[str, Any], accumulate: int) -> None:

@@ -1,0 +1,31 @@
+"""Images as the networks take them."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from facekernels.systems.common.picture import as_input
+
+
+def test_range_and_type() -> None:
+    pixels = torch.tensor([0, 51, 255], dtype=torch.uint8).view(1, 3, 1, 1).expand(1, 3, 4, 4)
+    made = as_input(pixels, 4)
+    torch.testing.assert_close(made[0, :, 0, 0], torch.tensor([-1.0, -0.6, 1.0]))
+    torch.testing.assert_close(as_input(pixels / 255, 4), made)
+
+
+@pytest.mark.parametrize("shape", [(8, 5), (5, 8), (9, 4)])
+def test_the_central_square_is_taken(shape: tuple[int, int]) -> None:
+    image, side = torch.rand(1, 3, *shape), min(shape)
+    top, left = (shape[0] - side) // 2, (shape[1] - side) // 2
+    square = image[:, :, top : top + side, left : left + side]
+    assert torch.equal(as_input(image, side), as_input(square, side))
+    assert torch.equal(as_input(image, 7), as_input(square, 7))
+
+
+def test_bad_images_are_named() -> None:
+    with pytest.raises(ValueError, match=r"images must be \[B, 3, H, W\], got shape \(3, 4, 4\)"):
+        as_input(torch.zeros(3, 4, 4), 4)
+    with pytest.raises(TypeError, match=r"must be uint8 or floating point, got torch\.int64"):
+        as_input(torch.zeros(1, 3, 4, 4, dtype=torch.int64), 4)
