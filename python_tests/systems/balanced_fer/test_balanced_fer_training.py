@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -21,6 +22,7 @@ from facekernels.systems.balanced_fer.data import ExpressionData
 from facekernels.systems.balanced_fer.task import ExpressionTask
 from facekernels.systems.common.checkpoint_io import SafeCheckpointIO
 from facekernels.systems.common.last_checkpoint import LastCheckpoint
+from facekernels.systems.common.progress_bar import StepProgressBar
 from facekernels.systems.common.schedule import Optimization
 from facekernels.systems.common.training import trainer
 
@@ -197,6 +199,23 @@ def test_checkpoints_of_others_are_refused(tmp_path: Path) -> None:
         trainer(1).test(task(), datamodule=data(), ckpt_path=path, weights_only=True)
     with pytest.raises(ValueError, match="must be one of balanced_fer, got one of swinface"):
         ExpressionNet.from_checkpoint(path)
+
+
+def test_the_progress_is_that_of_the_whole_training(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Batches, also with several per step and after a resume; no number of epochs."""
+    options: dict[str, Any] = {"accumulate_grad_batches": 2, "default_root_dir": str(tmp_path)}
+    trainer(2, callbacks=[LastCheckpoint()], enable_checkpointing=True, **options).fit(
+        task(), data()
+    )
+    capsys.readouterr()
+    trainer(3, callbacks=[StepProgressBar()], enable_progress_bar=True, **options).fit(
+        task(), data(), ckpt_path=tmp_path / "checkpoints" / "last.ckpt", weights_only=True
+    )
+    printed = capsys.readouterr().out
+    assert re.search(r"Training .* 6/6 ", printed), printed
+    assert "Epoch" not in printed
 
 
 _TWO_PROCESSES = """
