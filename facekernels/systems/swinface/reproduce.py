@@ -90,7 +90,7 @@ def _train(
     return chosen
 
 
-def comparison() -> Comparison:
+def comparison(quick: bool = False) -> Comparison:
     """Multi-task with attention against single-task networks and against no attention."""
     return Comparison(
         title="SwinFace on made-up faces",
@@ -109,5 +109,6 @@ def comparison() -> Comparison:
             "identities": 100, "images_per_identity": 20, "images_of_other_sources": 2000,
         },
         seeds=3,
+        quick=quick,
         decided_by=tuple(_METRICS),
     )  # fmt: skip
