@@ -39,7 +39,7 @@ class Scale:
 FULL = Scale()
 QUICK = Scale(largest=60, test_per_class=20, steps=20, start_images=128, start_steps=10)
 
-EPSILON = 0.1
+EPSILON = 0.3
 LAMBDA = 0.05
 RATE = 3e-3
 NETWORK: dict[str, Any] = {"layers": [1, 1, 1, 1], "width": 16, "stem": "strided"}
