@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import torch
 
 from facekernels import ops, reference
+from opspecs.soft_argmax import heatmap_samples
 from opspecs.spec import OpSpec, Sample, channels_last, sliced
 
 
@@ -34,4 +35,5 @@ SPECS: tuple[OpSpec, ...] = (
         _peak_samples,
         tolerance=0,
     ),
+    OpSpec("heatmap_peaks", ops.heatmap_peaks, reference.heatmap_peaks, heatmap_samples),
 )

@@ -11,7 +11,7 @@ from facekernels import ops, reference
 from opspecs.spec import OpSpec, Sample, channels_last, sliced
 
 
-def _heatmap_samples(*arguments: Any) -> Iterator[Sample]:
+def heatmap_samples(*arguments: Any) -> Iterator[Sample]:
     """Noise with one clear peak; a border peak, odd and tiny maps, strided maps, empty batches."""
     gen = torch.Generator().manual_seed(2)
     shapes = {
@@ -40,16 +40,14 @@ SPECS: tuple[OpSpec, ...] = (
         "soft_argmax",
         ops.soft_argmax,
         reference.soft_argmax,
-        lambda: _heatmap_samples(10.0),
+        lambda: heatmap_samples(10.0),
         differentiable=(0,),
     ),
     OpSpec(
         "local_center_of_mass",
         ops.local_center_of_mass,
         reference.local_center_of_mass,
-        lambda: _heatmap_samples(2),
+        lambda: heatmap_samples(2),
         differentiable=(0,),
     ),
-    # The peaks of these maps, too; peaks.py has samples with arguments.
-    OpSpec("heatmap_peaks", ops.heatmap_peaks, reference.heatmap_peaks, _heatmap_samples),
 )
