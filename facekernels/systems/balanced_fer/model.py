@@ -8,8 +8,10 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from facekernels.data.labels import EXPRESSIONS
 from facekernels.nn import CAMHead, MobileNetV2, ResNet, SwinTransformer, resnet18, resnet50
 from facekernels.systems.common.checkpoint import (
+    ENTRY,
     backbone_state,
     model_of_checkpoint,
     read_checkpoint,
@@ -35,6 +37,13 @@ class ExpressionNet(nn.Module):
         num_classes: K.
         image_size: side of the images, pixels. Convolutional backbones take others, too.
         **options: arguments of the backbone.
+
+    Attributes:
+        class_names: what the outputs mean: the seven expressions, what the checkpoint says, or
+            numbers.
+
+    Raises:
+        ValueError: an argument that the backbone does not have, by name.
 
     The published Swin-T has a LayerNorm of its own between backbone and mean; ResNets have none.
 
@@ -63,13 +72,18 @@ class ExpressionNet(nn.Module):
         }  # fmt: skip
         self.image_size = image_size
         sized = {"image_size": image_size} if backbone == "swin_t" else {}
-        self.backbone = BACKBONES[backbone](**sized, **options)
+        try:
+            self.backbone = BACKBONES[backbone](**sized, **options)
+        except TypeError as error:
+            raise ValueError(f"backbone_options do not fit {backbone}: {error}") from error
         width: int = self.backbone.num_features
         self.norm = nn.LayerNorm(width) if backbone == "swin_t" else nn.Identity()
         if backbone == "swin_t":  # of the recognition checkpoint, and idle here
             for part in (self.backbone.norm, self.backbone.feature):
                 part.requires_grad_(False)
         self.head = CAMHead(width, num_classes)
+        numbers = tuple(map(str, range(num_classes)))
+        self.class_names = EXPRESSIONS if num_classes == len(EXPRESSIONS) else numbers
 
     def features(self, images: Tensor) -> Tensor:
         """``[B, C, h, w]``: what the classifier averages."""
@@ -98,6 +112,7 @@ class ExpressionNet(nn.Module):
         settings, state = model_of_checkpoint(checkpoint, SYSTEM, FORMAT)
         network = cls(**settings)
         network.load_state_dict(state)
+        network.class_names = tuple(checkpoint[ENTRY]["class_names"])
         return network.eval()
 
 
