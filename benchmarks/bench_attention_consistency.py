@@ -8,8 +8,9 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from benchmarks import peers
 from benchmarks.harness import OURS, Case, Workload, forward_backward
+from benchmarks.peers import attention_consistency as peers
+from benchmarks.peers.common import compiled
 from facekernels import ops, reference
 
 _CLASSES = 7
@@ -27,7 +28,7 @@ def _setup(
         "published": peers.cam_flip_published,
         "einsum": peers.cam_flip_einsum,
         "difference": peers.cam_flip_difference,
-        "torch.compile": peers.compiled(peers.cam_flip_difference),
+        "torch.compile": compiled(peers.cam_flip_difference),
     }
 
     def oracle(*args: Tensor) -> Tensor:

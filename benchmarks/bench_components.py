@@ -7,8 +7,8 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from benchmarks import peers
 from benchmarks.harness import OURS, Case, Implementation, Workload
+from benchmarks.peers import components as peers
 from facekernels import ops
 
 

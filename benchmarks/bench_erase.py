@@ -6,8 +6,9 @@ from functools import partial
 
 import torch
 
-from benchmarks import peers
 from benchmarks.harness import OURS, Case, Workload, forward_backward
+from benchmarks.peers import erase as peers
+from benchmarks.peers.common import compiled
 from facekernels import ops, reference
 
 
@@ -33,7 +34,7 @@ def _regions(
         functions |= {
             "RFM loop": peers.rfm_loop,
             "eager": peers.torch_rounds,
-            "torch.compile": peers.compiled(peers.torch_rounds),
+            "torch.compile": compiled(peers.torch_rounds),
         }
     else:  # the mask, then torch's own generator
         functions["eager"] = lambda x, m, r: torch.where(
@@ -70,7 +71,7 @@ def _top_n(shape: tuple[int, ...], n: int, kind: str, device: torch.device) -> W
         OURS: lambda x, m: ops.erase_top_n(x, m, n).images,
         "topk, scatter": partial(peers.topk_erase, n=n),
         "topk, mask": partial(peers.topk_erase_masked, n=n),
-        "torch.compile": peers.compiled(partial(peers.topk_erase_masked, n=n)),
+        "torch.compile": compiled(partial(peers.topk_erase_masked, n=n)),
     }
     # Among equal cells topk erases any: only maps without ties can be compared.
     oracle = (lambda x, m: reference.erase_top_n(x, m, n)[0]) if kind == "random" else None

@@ -8,8 +8,8 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from benchmarks import peers
 from benchmarks.harness import OURS, Case, Workload, forward_backward
+from benchmarks.peers.common import compiled
 from facekernels import ops, reference
 
 
@@ -49,14 +49,14 @@ def _setup(
             OURS: ops.gradient_attention_map,
             "eager": _absmax,
             "vector_norm": _absmax_norm,
-            "torch.compile": peers.compiled(_absmax),
+            "torch.compile": compiled(_absmax),
         }
     else:
         functions = {
             OURS: partial(ops.gradient_attention_map, reduce="gradcam"),
             "eager": _gradcam,
             "bmm": _gradcam_bmm,
-            "torch.compile": peers.compiled(_gradcam),
+            "torch.compile": compiled(_gradcam),
         }
     oracle: Callable[..., Tensor] = partial(reference.gradient_attention_map, reduce=reduce)
     if backward:

@@ -7,8 +7,9 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from benchmarks import peers
 from benchmarks.harness import OURS, Case, Implementation, Workload
+from benchmarks.peers import heatmap as peers
+from benchmarks.peers.common import compiled
 from facekernels import ops, reference
 
 _ARGMAX = {
@@ -26,12 +27,12 @@ def _peers(method: str) -> tuple[dict[str, Implementation], dict[str, str]]:
     """By name, and what is missing."""
     if method in ("argmax", "shift"):
         found: dict[str, Implementation] = dict(_ARGMAX if method == "argmax" else _SHIFT)
-        return found | {"torch.compile": peers.compiled(found["eager"])}, {}
+        return found | {"torch.compile": compiled(found["eager"])}, {}
     local = peers.torch_local_window(method)
     found = {
         "eager": peers.torch_full_map(method),
         "eager local window": local,
-        "torch.compile local window": peers.compiled(local),
+        "torch.compile local window": compiled(local),
     }
     try:
         return {"NumPy + OpenCV": peers.opencv_full_map(method)} | found, {}

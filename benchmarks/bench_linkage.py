@@ -10,9 +10,9 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from benchmarks import peers
 from benchmarks.bench_knn import _faces
 from benchmarks.harness import OURS, Case, Implementation, Workload, forward_backward
+from benchmarks.peers import linkage as peers
 from facekernels import ops, reference
 
 _FEATURES = 256

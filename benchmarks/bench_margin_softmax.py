@@ -13,8 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks import peers
 from benchmarks.harness import OURS, Case, Workload
+from benchmarks.peers import margin_softmax as peers
+from benchmarks.peers.common import compiled
 from facekernels import ops, reference
 from facekernels.systems.common.memory import peak_mb
 
@@ -53,7 +54,7 @@ def _setup(
     batch: int, classes: int, dim: int, backward: bool, keep: bool, device: torch.device
 ) -> Workload:
     functions = IMPLEMENTATIONS | ({OURS: _KEEPING} if keep else {})
-    functions["torch.compile"] = peers.compiled(IMPLEMENTATIONS["eager"])
+    functions["torch.compile"] = compiled(IMPLEMENTATIONS["eager"])
     return Workload(
         make_inputs=partial(_inputs, batch, classes, dim, device),
         implementations={name: partial(_step, f, backward) for name, f in functions.items()},

@@ -11,8 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks import peers
 from benchmarks.harness import OURS, Case, Workload, forward_backward
+from benchmarks.peers import mlca as peers
+from benchmarks.peers.common import compiled
 from facekernels import ops, reference
 from facekernels.nn import MLCA
 from facekernels.ops import conv_pools
@@ -48,7 +49,7 @@ def _setup(
         OURS: ops.mlca_gate,
         "eager branch loop": peers.mlca_branch_loop,
         "eager folded": peers.mlca_folded,
-        "torch.compile folded": peers.compiled(peers.mlca_folded),
+        "torch.compile folded": compiled(peers.mlca_folded),
     }
     oracle = reference.mlca_gate
     if backward:

@@ -12,8 +12,8 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from benchmarks import peers
 from benchmarks.harness import OURS, Case, Workload, forward_backward
+from benchmarks.peers.common import compiled
 from facekernels import _check, _native, ops, reference
 
 _BETA = 10.0
@@ -81,7 +81,7 @@ def _setup(mode: str, device: torch.device) -> Workload:
 
     functions = {OURS: gate, "torch.library.custom_op": custom, _FLOOR: multiply}
     if mode == "torch.compile":
-        functions = {name: peers.compiled(f) for name, f in functions.items()}
+        functions = {name: compiled(f) for name, f in functions.items()}
     if mode == "forward+backward":
         floor = forward_backward(multiply, [0])
         ones = torch.ones(1, 1, 4, 4)

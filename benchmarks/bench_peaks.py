@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks import peers
 from benchmarks.harness import OURS, Case, Implementation, Workload
+from benchmarks.peers import peaks as peers
+from benchmarks.peers.common import compiled
 from facekernels import ops, reference
 
 _KERNEL = 5
@@ -46,7 +47,7 @@ def _setup(
     functions: dict[str, Implementation] = {
         OURS: lambda h: ops.heatmap_peaks(h, **settings).score,
         "eager": lambda h: pooled(h)[0],
-        "torch.compile": peers.compiled(lambda h: pooled(h)[0]),
+        "torch.compile": compiled(lambda h: pooled(h)[0]),
     }
     missing = {}
     for name, make in (("kornia", peers.kornia_peaks), ("scipy", peers.scipy_peaks)):

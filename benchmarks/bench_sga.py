@@ -11,8 +11,8 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from benchmarks import peers
 from benchmarks.harness import OURS, Case, Workload
+from benchmarks.peers.common import compiled
 from facekernels import ops, reference
 
 _EPSILON, _STEP = 10 / 255, 1 / 255
@@ -45,7 +45,7 @@ def _setup_apply(batch: int, size: int, device: torch.device) -> Workload:
         {
             OURS: lambda x, d, i, m, s: ops.uap_apply(x, d, m, s, i),
             "eager": _apply,
-            "torch.compile": peers.compiled(_apply),
+            "torch.compile": compiled(_apply),
         },
         pixels * 5 + 4 * 3 * size * size,
         0,
@@ -113,7 +113,7 @@ def _setup_inner(batch: int, size: int, device: torch.device) -> Workload:
             OURS: _inner_ours,
             "eager": _inner,
             "eager autograd": _inner_autograd,
-            "torch.compile": peers.compiled(_inner),
+            "torch.compile": compiled(_inner),
         },
         5 * batch * plane + 16 * plane,
         0,
@@ -151,7 +151,7 @@ def _setup_outer(size: int, device: torch.device) -> Workload:
 
     return Workload(
         partial(_outer_inputs, size, device),
-        {OURS: _outer_ours, "eager": _outer, "torch.compile": peers.compiled(_outer)},
+        {OURS: _outer_ours, "eager": _outer, "torch.compile": compiled(_outer)},
         4 * 6 * 3 * size * size,
         0,
         oracle,
@@ -180,7 +180,7 @@ def _setup_aggregate(samples: int, size: int, device: torch.device) -> Workload:
         {
             OURS: lambda g, d: ops.sga_aggregate(g, d, step=_STEP, epsilon=_EPSILON),
             "eager": _aggregate,
-            "torch.compile": peers.compiled(_aggregate),
+            "torch.compile": compiled(_aggregate),
         },
         4 * (samples + 2) * 3 * size * size,
         0,

@@ -7,8 +7,9 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from benchmarks import peers
 from benchmarks.harness import OURS, Case, Workload, forward_backward
+from benchmarks.peers import soft_argmax as peers
+from benchmarks.peers.common import compiled
 from facekernels import ops, reference
 
 _BETA = 10.0
@@ -18,7 +19,7 @@ def _setup(shape: tuple[int, ...], backward: bool, device: torch.device) -> Work
     functions = {
         OURS: lambda h: ops.soft_argmax(h, _BETA),
         "eager": partial(peers.soft_argmax, beta=_BETA),
-        "torch.compile": peers.compiled(partial(peers.soft_argmax, beta=_BETA)),
+        "torch.compile": compiled(partial(peers.soft_argmax, beta=_BETA)),
     }
     unavailable = {}
     try:

@@ -26,7 +26,7 @@ peer wins). "Spread" is the interquartile range over the median. "Ceiling" is th
 machine's limit that facekernels reaches: the time of a plain copy that moves the least traffic the
 case needs, or of its arithmetic at the sgemm rate measured in the same run, over our time. "Error"
 is the largest deviation from a float64 reference, of facekernels / of the worst peer.
-The peers are in `benchmarks/peers.py`. "Freed memory kept": the C library does not return the
+The peers are in `benchmarks/peers/`. "Freed memory kept": the C library does not return the
 memory of a result to the system, so that no row contains the page faults of the next one, neither
 ours nor the peers' (`--allocator default` shows them). Small machines shared with others vary by
 15-30 %.

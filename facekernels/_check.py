@@ -92,6 +92,11 @@ def is_dense_image(t: Tensor, channels_last: bool = False) -> bool:
     )
 
 
+def wide_dtype(t: Tensor) -> torch.dtype:
+    """In which sums of elements of t are kept: float64 for float64, else float32."""
+    return torch.float64 if t.dtype is torch.float64 else torch.float32
+
+
 def resolve_neg(t: Tensor) -> Tensor:
     """Kernels read memory: a lazily negated view (`z.conj().imag`) must be negated first."""
     if torch.compiler.is_compiling() or t.is_neg():

@@ -19,8 +19,9 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from facekernels import _native
-from facekernels._torch_private import function_modes_active, modes_active
+from facekernels._torch_private import function_modes_active
 from facekernels._torch_private import functorch_active as functorch_active
+from facekernels._torch_private import modes_active as modes_active
 
 _BACKENDS = ("auto", "reference", "emulated")
 _LIBRARY = torch.library.Library("facekernels", "DEF")

@@ -57,6 +57,18 @@ def test_the_loss_is_the_op_and_trains_no_classifier() -> None:
     assert not loss.state_dict()
 
 
+def test_float64_weights_keep_their_digits() -> None:
+    weights = torch.tensor([1.0, 1.0 + 1e-12], dtype=torch.float64)
+    loss = RebalancedAttentionConsistency(weights)
+    assert torch.equal(loss.class_weights, weights)
+    x, y = features(2, 1, 2, 3, 3).double()
+    expected = cam_flip_consistency(x, y, torch.eye(2), weights).loss
+    assert torch.equal(loss(x, y, torch.eye(2)), expected)
+    assert loss(x.float(), y.float(), torch.eye(2)).dtype is torch.float32
+    for other in (weights.half(), [1, 2], [1.0, 2.0]):
+        assert RebalancedAttentionConsistency(other).class_weights.dtype is torch.float32
+
+
 def test_the_loss_compiles() -> None:
     torch.manual_seed(0)
     head, loss = CAMHead(6, 3), RebalancedAttentionConsistency([1.0, 2.0, 3.0])

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,10 +13,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from torch import distributed as dist
 from torch.nn import functional as F
 
 import facekernels as fk
-from facekernels import ops, reference
+from facekernels import _op, ops, reference
 from facekernels.ops import margin_softmax
 from facekernels.reference.margin_softmax import margin_of
 
@@ -154,6 +157,8 @@ def test_small_losses_keep_their_digits(backend: str) -> None:
 def test_large_scales_do_not_overflow(backend: str) -> None:
     e, w = torch.randn(3, 5), torch.randn(20, 5)
     labels = torch.tensor([1, 2, 3])
+    largest = torch.finfo(torch.float32).max
+    assert not ops.margin_cross_entropy(e, w, labels, largest, reduction="none").isnan().any()
     got = ops.margin_cross_entropy(e, w, labels, 5000.0, reduction="none")
     want = reference.margin_cross_entropy(e.double(), w.double(), labels, 5000.0, reduction="none")
     torch.testing.assert_close(got.double(), want, rtol=1e-5, atol=1e-2)
@@ -247,6 +252,41 @@ def test_rows_that_are_not_sampled_are_not_read(backend: str) -> None:
     index = torch.tensor([3, 40])
     w[index] = torch.randn(2, 12)
     assert ops.margin_cross_entropy(e, w, index, sample_index=index).isfinite()
+
+
+@pytest.mark.skipif("emulated" not in BACKENDS, reason="the emulated kernels are not built")
+@pytest.mark.parametrize("wild", [-3, 60, 2**40])
+def test_rows_that_do_not_exist_are_nan_on_cuda(wild: int) -> None:
+    e, w = torch.randn(70, 12, requires_grad=True), torch.randn(60, 12, requires_grad=True)
+    index = torch.tensor([3, 40, wild]).sort().values
+    labels = torch.tensor([3, 40] * 35)
+    with fk.backend("emulated"):
+        rows = ops.margin_cross_entropy(e, w, labels, sample_index=index, reduction="none")
+        assert rows.isnan().all()
+        (d_e,) = torch.autograd.grad(rows.sum(), e)
+    assert d_e.isnan().all()
+
+
+def test_weights_that_are_a_view_or_transposed(backend: str) -> None:
+    """The operations behind a view may not take a sparse gradient: it is dense there."""
+    gen = torch.Generator().manual_seed(5)
+    e, w = torch.randn(4, 6, generator=gen), torch.randn(20, 6, generator=gen)
+    index, labels = torch.tensor([1, 4, 9, 16]), torch.tensor([4, 16, 1, 9])
+
+    def gradient(leaf: Tensor, weights: Tensor) -> Tensor:
+        loss = ops.margin_cross_entropy(e, weights, labels, sample_index=index)
+        return torch.autograd.grad(loss, leaf)[0]
+
+    plain = w.clone().requires_grad_()
+    want = gradient(plain, plain)
+    assert want.is_sparse
+    transposed = w.T.contiguous().T.requires_grad_()
+    assert not transposed.is_contiguous()
+    got = gradient(transposed, transposed)
+    assert got.is_sparse
+    assert torch.equal(got.to_dense(), want.to_dense())
+    base = w.T.contiguous().requires_grad_()
+    assert torch.equal(gradient(base, base.T), want.to_dense().T)
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)
@@ -348,6 +388,155 @@ print(peak_mb() - before)
     assert grown[1] > 82
 
 
+# ---- Fake tensors, back ends, threads
+
+
+def test_fake_tensors_give_shapes_without_values() -> None:
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    e, w, labels = torch.randn(4, 6, requires_grad=True), torch.randn(9, 6), torch.arange(4)
+    with FakeTensorMode() as mode:
+        fake_e, fake_w, fake_labels = (mode.from_tensor(t) for t in (e, w, labels))
+        rows = ops.margin_cross_entropy(fake_e, fake_w, fake_labels, reduction="none")
+        assert rows.shape == (4,)
+        assert torch.autograd.grad(rows.sum(), fake_e)[0].shape == (4, 6)
+        some = ops.margin_cross_entropy(fake_e, fake_w, fake_labels, sample_index=fake_labels)
+        assert some.shape == ()
+    assert not margin_softmax._values_known(fake_labels)
+
+
+@pytest.mark.skipif("emulated" not in BACKENDS, reason="the emulated kernels are not built")
+@pytest.mark.parametrize(("first", "second"), [("auto", "emulated"), ("emulated", "auto")])
+def test_another_back_end_in_the_backward_pass_is_refused(first: str, second: str) -> None:
+    e, w = torch.randn(3, 5, requires_grad=True), torch.randn(7, 5)
+    with fk.backend(first):
+        loss = ops.margin_cross_entropy(e, w, torch.arange(3))
+    with (
+        fk.backend(second),
+        pytest.raises(RuntimeError, match=f"changed between .* to '{second}'"),
+    ):
+        loss.backward()
+
+
+@pytest.mark.parametrize(("b", "v"), [(512, 1000), (64, 500), (200, 70)])
+def test_few_classes_are_shared_by_the_threads(b: int, v: int) -> None:
+    """And the number of threads changes no bit."""
+    e, w = torch.randn(b, 64, requires_grad=True), torch.randn(v, 64, requires_grad=True)
+    labels = torch.arange(b) % v
+    results = []
+    threads = torch.get_num_threads()
+    try:
+        for count in (1, 2, 3):
+            torch.set_num_threads(count)
+            loss = ops.margin_cross_entropy(e, w, labels)
+            own, of_all = time.thread_time(), time.process_time()
+            results.append((loss, *torch.autograd.grad(loss, (e, w))))
+            own, of_all = time.thread_time() - own, time.process_time() - of_all
+            assert count == 1 or of_all > 1.2 * own
+    finally:
+        torch.set_num_threads(threads)
+    for other in results[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
+
+
+# ---- Classes spread over a group
+
+
+@pytest.fixture
+def alone() -> Iterator[dist.ProcessGroup]:
+    """A group of this process."""
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    yield dist.group.WORLD
+    dist.destroy_process_group()
+
+
+@pytest.mark.parametrize("name", [*BACKENDS, "reference"])
+@pytest.mark.parametrize("gradient", ["exact", "straight_through"])
+@pytest.mark.parametrize("sampled", [False, True])
+def test_a_group_of_one(
+    alone: dist.ProcessGroup, name: str, gradient: str, sampled: bool, monkeypatch: Any
+) -> None:
+    gen = torch.Generator().manual_seed(6)
+    e, w = (torch.randn(n, 5, generator=gen, dtype=torch.float64).requires_grad_() for n in (4, 30))
+    labels, index = torch.tensor([3, -1, 12, 29]), torch.tensor([0, 3, 12, 20, 29])
+    launched: list[Any] = []
+    monkeypatch.setattr(
+        margin_softmax, "launch", lambda op, *a: launched.append(op) or _op.launch(op, *a)
+    )
+
+    def run(**options: Any) -> tuple[Tensor, ...]:
+        rows = ops.margin_cross_entropy(
+            e, w, labels, 9.0, ARCFACE, sample_index=index if sampled else None,
+            gradient=gradient, reduction="none", **options,
+        )  # fmt: skip
+        return rows, *(g.to_dense() for g in torch.autograd.grad(rows.square().sum(), (e, w)))
+
+    with fk.backend(name):
+        got = run(group=alone)
+    assert bool(launched) == (name != "reference")
+    with fk.backend("reference"):
+        want = run()
+    for g, t in zip(got, want, strict=True):
+        torch.testing.assert_close(g, t, rtol=1e-9, atol=1e-12)
+
+
+def test_a_group_is_refused_where_it_cannot_be_differentiated(alone: dist.ProcessGroup) -> None:
+    e, w, labels = torch.randn(2, 3), torch.randn(4, 3), torch.tensor([0, 1])
+    with pytest.raises(NotImplementedError, match=r"with group is not there under torch\.func"):
+        torch.func.grad(lambda x: ops.margin_cross_entropy(x, w, labels, group=alone))(e)
+    e.requires_grad_()
+    loss = ops.margin_cross_entropy(e, w, labels, group=alone)
+    (gradient,) = torch.autograd.grad(loss, e, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        gradient.sum().backward()
+
+
+# Classes of the first of two ranks, of all; a rank without classes, and one class in all.
+SHARDS = [(3, 7), (7, 7), (1, 1)]
+
+
+def _shards(first: int, classes: int) -> tuple[Tensor, Tensor, Tensor, tuple[slice, slice]]:
+    gen = torch.Generator().manual_seed(first + classes)
+    e, w = (torch.randn(n, 4, generator=gen, dtype=torch.float64) for n in (5, classes))
+    labels = torch.tensor([0, 6, 3, -1, 2]) % classes
+    labels[3] = -1
+    return e, w, labels, (slice(0, first), slice(first, classes))
+
+
+def _rank(rank: int, folder: str) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", f"file://{folder}/store", rank=rank, world_size=2)
+    results = []
+    for name in (*BACKENDS, "reference"):
+        for sizes in SHARDS:
+            e, w, labels, shards = _shards(*sizes)
+            e, mine = e.requires_grad_(), w[shards[rank]].clone().requires_grad_()
+            local = labels - shards[rank].start
+            local = local.where((labels >= 0) & (local >= 0) & (local < len(mine)), -1)
+            with fk.backend(name):
+                rows = ops.margin_cross_entropy(
+                    e, mine, local, 8.0, reduction="none", group=dist.group.WORLD
+                )
+                results.append((rows.detach(), *torch.autograd.grad(rows.sum(), (e, mine))))
+    torch.save(results, Path(folder) / f"{rank}.pt")
+    dist.destroy_process_group()
+
+
+def test_two_shards_are_one_matrix(tmp_path: Path) -> None:
+    torch.multiprocessing.spawn(_rank, (str(tmp_path),), nprocs=2)
+    parts = [torch.load(tmp_path / f"{rank}.pt") for rank in range(2)]
+    for i, of_ranks in enumerate(zip(*parts, strict=True)):
+        e, w, labels, _ = _shards(*SHARDS[i % len(SHARDS)])
+        leaves = [t.requires_grad_() for t in (e, w)]
+        want = reference.margin_cross_entropy(*leaves, labels, 8.0, reduction="none")
+        d_e, d_w = torch.autograd.grad(want.sum(), leaves)
+        for rows, of_embeddings, _ in of_ranks:
+            torch.testing.assert_close(rows, want.detach(), rtol=1e-10, atol=1e-12)
+            torch.testing.assert_close(of_embeddings, d_e, rtol=1e-10, atol=1e-12)
+        of_weights = torch.cat([part[2] for part in of_ranks])
+        torch.testing.assert_close(of_weights, d_w, rtol=1e-10, atol=1e-12)
+
+
 # ---- Errors
 
 
@@ -400,7 +589,8 @@ def call(**changes: Any) -> Tensor:
             ValueError,
             "labels must be between 0 and 4, or -1, got -2",
         ),
-        ({"s": 0}, ValueError, "s must be above 0 and finite, got 0.0"),
+        ({"s": 0}, ValueError, "s must be above 0 and finite in float32, got 0.0"),
+        ({"s": 1e39}, ValueError, r"s must be above 0 and finite in float32, got 1e\+39"),
         ({"s": "64"}, TypeError, "s must be a number"),
         ({"margins": (1, 0)}, ValueError, r"margins must be three numbers \(m1, m2, m3\)"),
         ({"margins": (1, 0, "a")}, TypeError, r"margins\[2\] must be a number"),
@@ -454,8 +644,9 @@ def test_native_checks(backend: str) -> None:
     other = None, torch.empty(8), torch.empty(1, 2, 3)
     forward = margin_softmax._FORWARD
     native = forward.emulated if backend == "emulated" else forward.native
-    with pytest.raises(ValueError, match="index must be between 0 and 4, got 5"):
-        native(e, w, torch.tensor([5]), labels, 1.0, rows, rows, *other)
+    if backend != "emulated":  # CUDA kernels look themselves
+        with pytest.raises(ValueError, match="index must be between 0 and 4, got 5"):
+            native(e, w, torch.tensor([5]), labels, 1.0, rows, rows, *other)
     with pytest.raises(ValueError, match="scale must be above 0"):
         native(e, w, None, labels, 0.0, rows, rows, *other)
     with pytest.raises(ValueError, match="target must have shape"):
@@ -463,3 +654,15 @@ def test_native_checks(backend: str) -> None:
     kept = "kept must be None on CUDA" if backend == "emulated" else "kept must have shape"
     with pytest.raises(ValueError, match=kept):
         native(e, w, None, labels, 1.0, rows, rows, torch.empty(5, 3), *other[1:])
+
+
+@pytest.mark.skipif("emulated" not in BACKENDS, reason="the emulated kernels are not built")
+@pytest.mark.parametrize("chunk", [0, 5, 65])
+def test_a_chunk_of_the_backward_pass_is_whole_tiles(chunk: int) -> None:
+    e, w, labels = torch.randn(3, 4), torch.randn(5, 4), torch.zeros(3, dtype=torch.int64)
+    rows, norms = torch.empty(3), torch.empty(8)
+    with pytest.raises(ValueError, match=rf"multiple of 64, got shape \({chunk}, 3\)"):
+        margin_softmax._BACKWARD.emulated(
+            e, w, None, labels, 1.0, rows, rows, rows, None, norms, torch.empty(3, 4), None,
+            torch.empty(chunk, 3), torch.empty(chunk), torch.empty(1, 3, 4),
+        )  # fmt: skip

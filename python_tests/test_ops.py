@@ -1,4 +1,4 @@
-"""Generated from opspecs.py: every op, every property."""
+"""Generated from opspecs: every op, every property."""
 
 from __future__ import annotations
 

@@ -54,8 +54,8 @@ def test_an_empty_class_is_named() -> None:
 )
 def test_published_targets(eps: float, label: int, row: list[float]) -> None:
     loss = RebalancedSmoothLabelLoss(class_balance_weights(RAF_DB), eps)
-    assert torch.allclose(loss.targets[label], torch.tensor(row), atol=6e-7)
-    assert torch.allclose(loss.targets.sum(1), torch.ones(7), atol=1e-6)
+    assert torch.allclose(loss.targets[label], torch.tensor(row).double(), atol=6e-7)
+    assert torch.allclose(loss.targets.sum(1), torch.ones(7).double())
 
 
 @pytest.mark.parametrize("eps", [0.0, 0.1, 0.3, 1.0])
@@ -90,6 +90,30 @@ def test_equal_weights_are_smoothing_without_the_label() -> None:
     assert torch.allclose(got, want)
     scaled = RebalancedSmoothLabelLoss(torch.full((4,), 8.0), 0.3)(logits, labels)
     assert torch.equal(got, scaled)
+
+
+@pytest.mark.parametrize(("eps", "label"), [(0.0, 1), (1.0, 2)])
+def test_a_logit_of_minus_infinity_costs_nothing_where_nothing_is_expected(
+    eps: float, label: int
+) -> None:
+    logits = torch.tensor([[0.5, 2.0, -torch.inf]], requires_grad=True)
+    labels = torch.tensor([label])
+    loss = RebalancedSmoothLabelLoss([1.0, 1.0, 1.0], eps)(logits, labels)
+    first, second = logits.detach()[0, :2].log_softmax(0).tolist()
+    assert loss.item() == pytest.approx(-(first + second) / 2 if eps else -second)
+    loss.backward()
+    assert logits.grad is not None
+    assert logits.grad.isfinite().all()
+    assert RebalancedSmoothLabelLoss([1.0, 1.0, 1.0], 0.1)(logits, labels) == torch.inf
+
+
+def test_float64_weights_keep_their_digits() -> None:
+    weights = torch.tensor([1.0, 1.0 + 1e-12, 3.0], dtype=torch.float64)
+    targets = RebalancedSmoothLabelLoss(weights, 0.3).targets
+    assert targets.dtype is torch.float64
+    assert targets[2, 1] > targets[2, 0]
+    for other in (weights.float(), weights.half(), [1, 2, 3], [1.0, 2.0, 3.0]):
+        assert RebalancedSmoothLabelLoss(other).targets.dtype is torch.float32
 
 
 def test_dtypes_gradients_and_state() -> None:

@@ -45,6 +45,9 @@ constexpr int64_t kept_row(int64_t batch) {
   return (batch + kKeptMultiple - 1) / kKeptMultiple * kKeptMultiple;
 }
 
+// CUDA only: rows and columns of a tile. A chunk of classes is whole tiles.
+constexpr int kTile = 64;
+
 struct ForwardArgs {
   Rows rows;
   void* lse;     // [batch], accumulate
@@ -66,9 +69,9 @@ struct BackwardArgs {
   void* d_weight;        // [classes, dim], likewise
   // CUDA only:
   const void* inverse_norms;  // of the forward pass
-  void* d_cos;                // [chunk, batch], accumulate: d_cos / |w_v| of so many classes
-  void* d_cos_cos;            // [chunk], accumulate: sum_b d_cos cos
-  void* partial;              // [splits, batch, dim], accumulate
+  void* d_cos;      // [chunk, batch], accumulate: d_cos / |w_v| of so many classes
+  void* d_cos_cos;  // [chunk], accumulate: sum_b d_cos cos
+  void* partial;    // [splits, batch, dim], accumulate
   int64_t chunk, splits;
 };
 

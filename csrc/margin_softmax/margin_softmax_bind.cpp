@@ -15,7 +15,16 @@ namespace {
 using namespace margin_softmax;
 using OptionalView = std::optional<TensorView>;
 
-// Rows in `index` are checked here on the CPU only; a wrong label is not read by.
+bool on_cuda([[maybe_unused]] Device device) {
+#if defined(FK_EMULATE)
+  return true;
+#else
+  return device.type != DeviceType::kCpu;
+#endif
+}
+
+// Rows in `index` are checked here for the CPU kernels; those of CUDA check for themselves. A wrong
+// label is not read by.
 Rows rows_of(const TensorView& embeddings, const TensorView& weight, const OptionalView& index,
              const TensorView& labels, double scale) {
   const Device device = embeddings.device;
@@ -39,7 +48,7 @@ Rows rows_of(const TensorView& embeddings, const TensorView& weight, const Optio
     rows.classes = index->numel();
     check_dense("index", *index, DType::kInt64, device, {rows.classes});
     rows.index = index->data_as<int64_t>();
-    for (int64_t i = 0; device.type == DeviceType::kCpu && i < rows.classes; ++i) {
+    for (int64_t i = 0; !on_cuda(device) && i < rows.classes; ++i) {
       const int64_t row = rows.index[i];
       check_lazy(row >= 0 && row < weights, [&] {
         return "index must be between 0 and " + std::to_string(weights - 1) + ", got " +
@@ -47,20 +56,12 @@ Rows rows_of(const TensorView& embeddings, const TensorView& weight, const Optio
       });
     }
   }
-  constexpr int64_t kLimit = int64_t{65535} * 64;  // CUDA's grids along y
+  constexpr int64_t kLimit = int64_t{65535} * kTile;  // CUDA's grids along y
   check_lazy(batch <= kLimit && dim <= kLimit, [&] {
     return "embeddings must have at most " + std::to_string(kLimit) + " rows and columns, got " +
            shape_string(embeddings.shape, 2);
   });
   return rows;
-}
-
-bool on_cuda([[maybe_unused]] Device device) {
-#if defined(FK_EMULATE)
-  return true;
-#else
-  return device.type != DeviceType::kCpu;
-#endif
 }
 
 void* check_kept(const OptionalView& kept, const Rows& rows, DType acc, Device device) {
@@ -116,7 +117,10 @@ void margin_softmax_backward(const TensorView& embeddings, const TensorView& wei
   int64_t chunk = 0, splits = 0;
   if (on_cuda(device)) {
     check_dense("inverse_norms", inverse_norms, acc, device, {rows.batch + rows.classes});
-    check(d_cos.ndim == 2 && d_cos.size(0) > 0, "d_cos must be [chunk, batch] on CUDA");
+    check_lazy(d_cos.ndim == 2 && d_cos.size(0) > 0 && d_cos.size(0) % kTile == 0, [&] {
+      return "d_cos must be [chunk, batch] on CUDA, the chunk a multiple of " +
+             std::to_string(kTile) + ", got shape " + shape_string(d_cos.shape, d_cos.ndim);
+    });
     chunk = d_cos.size(0);
     check_dense("d_cos", d_cos, acc, device, {chunk, rows.batch});
     check_dense("d_cos_cos", d_cos_cos, acc, device, {chunk});

@@ -33,6 +33,7 @@ constexpr int kWidth = kTileVectors * kLanes<A>;
 
 constexpr int64_t kBlock = 48;      // classes of a block: a multiple of kTileRows
 constexpr int64_t kMaxChunks = 32;  // of the classes: what threads share, and sums are grouped by
+constexpr int64_t kFewChunks = 4;   // at any batch
 static_assert(kBlock % kTileRows == 0);
 
 constexpr int64_t divide_up(int64_t a, int64_t b) {
@@ -225,19 +226,24 @@ inline Vec<IndexOf<A>> load_index(const IndexOf<A>* p) {
   return v;
 }
 
-// Into how many parts the classes are cut. It depends on the sizes alone, because sums are grouped
-// by it; a part of the gradient of the embeddings is never larger than its part of the weights.
-inline int64_t chunks_of(const Rows& rows) {
-  const int64_t blocks = divide_up(rows.classes, kBlock);
-  return std::clamp<int64_t>(rows.classes / std::max<int64_t>(4 * rows.batch, kBlock), 1,
-                             std::min(kMaxChunks, std::max<int64_t>(blocks, 1)));
+// Into how many parts the classes are cut: by the sizes alone, because sums are grouped by it.
+inline int64_t most_chunks(const Rows& rows) {
+  return std::clamp<int64_t>(divide_up(rows.classes, kBlock), 1, kMaxChunks);
+}
+
+// The same where every part sums a gradient of the embeddings, which beyond the first few parts must
+// not be larger than the part's weights.
+inline int64_t summed_chunks(const Rows& rows) {
+  const int64_t most = most_chunks(rows);
+  return std::clamp<int64_t>(rows.classes / rows.batch, std::min(kFewChunks, most), most);
 }
 
 // f(chunk, block) for every block of classes, the chunks divided among the threads; start(chunk)
 // before the first.
 template <class T, class A, class Start, class F>
-void for_each_block(const Rows& rows, int64_t padded, int64_t products, Start start, F f) {
-  const int64_t blocks = divide_up(rows.classes, kBlock), chunks = chunks_of(rows);
+void for_each_block(const Rows& rows, int64_t padded, int64_t products, int64_t chunks, Start start,
+                    F f) {
+  const int64_t blocks = divide_up(rows.classes, kBlock);
   const int64_t cost = 2 * products * rows.batch * rows.dim * divide_up(rows.classes, chunks);
   parallel_for(chunks, cost / kLanes<A>, [&](int64_t begin, int64_t end) {
     Block<A> block(rows, padded);
@@ -294,7 +300,7 @@ void forward(const ForwardArgs& args) {
   const Rows& rows = args.rows;
   const Embeddings<A> e(rows, static_cast<const T*>(rows.embeddings));
   const A scale = static_cast<A>(rows.scale);
-  const int64_t chunks = chunks_of(rows);
+  const int64_t chunks = most_chunks(rows);
   std::vector<Sums<A>> sums;
   std::vector<Aligned<A>> targets;
   for (int64_t i = 0; i < chunks; ++i) {
@@ -303,7 +309,7 @@ void forward(const ForwardArgs& args) {
     std::fill_n(targets[i].get(), e.padded, A(0));
   }
   for_each_block<T, A>(
-      rows, e.padded, 1, [](int64_t) {},
+      rows, e.padded, 1, chunks, [](int64_t) {},
       [&](int64_t chunk, Block<A>& block) {
         block.place(static_cast<A*>(args.kept), kept_row(rows.batch));
         block.multiply_all(e);
@@ -456,13 +462,14 @@ void backward(const BackwardArgs& args) {
   const Embeddings<A> e(rows, static_cast<const T*>(rows.embeddings));
   const RowGradients<A> gradients(args, e.padded);
   const A scale = static_cast<A>(rows.scale);
+  const int64_t chunks = args.d_embeddings ? summed_chunks(rows) : most_chunks(rows);
   std::vector<Panels<A>> sums;
-  for (int64_t i = 0; args.d_embeddings && i < chunks_of(rows); ++i) {
+  for (int64_t i = 0; args.d_embeddings && i < chunks; ++i) {
     sums.emplace_back(rows.batch, rows.dim);
   }
   if (d_weight) prefer_huge_pages(d_weight, rows.classes * rows.dim * sizeof(T));
   for_each_block<T, A>(
-      rows, e.padded, 3,
+      rows, e.padded, 3, chunks,
       [&](int64_t chunk) {
         if (args.d_embeddings) sums[chunk].clear();
       },

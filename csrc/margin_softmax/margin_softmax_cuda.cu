@@ -10,7 +10,6 @@ namespace facekernels::margin_softmax {
 namespace {
 
 constexpr int kThreads = 256;
-constexpr int kTile = 64;
 constexpr int kOwn = 4;                // rows and columns of a thread's sums
 constexpr int kAcross = kTile / kOwn;  // threads along a side
 constexpr int kDepth = 16;             // products of one stage
@@ -96,7 +95,8 @@ struct Tile {
   }
 };
 
-// Element d of embedding b and of the weights of class v; 0 past the last row.
+// Element d of embedding b and of the weights of class v; 0 past the last row. Rows
+// in the index that do not exist are NaN: the host has not looked at them.
 template <class T, class A = Accumulate<T>>
 __device__ __forceinline__ A embedding(const Rows& rows, int64_t b, int64_t d) {
   if (b >= rows.batch) return A(0);
@@ -105,7 +105,9 @@ __device__ __forceinline__ A embedding(const Rows& rows, int64_t b, int64_t d) {
 template <class T, class A = Accumulate<T>>
 __device__ __forceinline__ A weight(const Rows& rows, int64_t v, int64_t d) {
   if (v >= rows.classes) return A(0);
-  return widen(static_cast<const T*>(rows.weight)[rows.row_of(v) * rows.dim + d]);
+  const int64_t row = rows.row_of(v);
+  if (rows.index && !is_class(row, rows.weights)) return static_cast<A>(NAN);
+  return widen(static_cast<const T*>(rows.weight)[row * rows.dim + d]);
 }
 
 // A warp per row: the embeddings, then the weights.

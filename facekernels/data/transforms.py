@@ -209,6 +209,15 @@ def analysis_transform(size: int = 112) -> Compose:
                     Normalise(), RandomErasing()])  # fmt: skip
 
 
+def erasing_transform(size: int = 224) -> Compose:
+    """Augmentation of EAC, whose recipe MEK's ResNets follow: 2 to 25 % of the image erased.
+
+    That range is its code's. Mirror and p = 0.5 are usual and not confirmed.
+    """
+    return Compose([Resize(size), HorizontalFlip(), Normalise(),
+                    RandomErasing(0.5, (0.02, 0.25))])  # fmt: skip
+
+
 def evaluation_transform(size: int = 112) -> Compose:
     """Resize (bilinear) and normalise, as both evaluate."""
     return Compose([Resize(size), Normalise()])

@@ -17,10 +17,12 @@ from facekernels.metrics.clustering import (
     single_removed,
 )
 from facekernels.metrics.ijbc import (
+    TemplateImages,
     TemplatePairs,
     Templates,
     pair_scores,
     pool_templates,
+    read_template_images,
     read_template_media,
     read_template_pairs,
     template_verification,
@@ -31,6 +33,7 @@ from facekernels.metrics.verification import Verification, pair_distances, tar_a
 __all__ = [
     "ClusteringScores",
     "Interval",
+    "TemplateImages",
     "TemplatePairs",
     "Templates",
     "Verification",
@@ -45,6 +48,7 @@ __all__ = [
     "pair_scores",
     "pairwise_f",
     "pool_templates",
+    "read_template_images",
     "read_template_media",
     "read_template_pairs",
     "recalls",

@@ -18,6 +18,18 @@ FALSE_ACCEPT_RATES: tuple[float, ...] = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
 """Those that are reported."""
 
 _CHUNK = 1 << 18
+_KINDS = {np.int64: "integers", np.float64: "numbers", np.str_: "names"}
+
+
+class TemplateImages(NamedTuple):
+    """Images of templates, and where their faces are."""
+
+    names: tuple[str, ...]
+    """File names."""
+    landmarks: Tensor
+    """``[N, 5, 2]`` float64, x and y in pixels: eyes, nose, corners of the mouth."""
+    scores: Tensor
+    """``[N]`` float64, of the face detector."""
 
 
 class TemplatePairs(NamedTuple):
@@ -38,6 +50,25 @@ class Templates(NamedTuple):
     """``[T, D]`` float32, of length 1."""
     ids: Tensor
     """``[T]`` int64, ascending."""
+
+
+def read_template_images(path: str | Path) -> TemplateImages:
+    """Names, landmarks and scores of the images: ``ijbc_name_5pts_score.txt``.
+
+    Lines are a file name, five times x and y, and the detector's score.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: a line of another form, by its number; numbers that are not finite; no line.
+    """
+    names = _read_table(path, (0,), np.str_)[:, 0]
+    table = torch.from_numpy(_read_table(path, range(1, 12), np.float64))
+    finite = table.isfinite().all(1)
+    if not bool(finite.all()):
+        row = int((~finite).nonzero()[0])
+        raise ValueError(f"{path}: image {row + 1} must have finite landmarks and score")
+    landmarks = table[:, :10].unflatten(1, (5, 2))
+    return TemplateImages(tuple(names.tolist()), landmarks, table[:, 10])
 
 
 def read_template_media(path: str | Path) -> tuple[Tensor, Tensor]:
@@ -152,15 +183,17 @@ def _rows(ids: Tensor, wanted: Tensor) -> Tensor:
     return rows
 
 
-def _read_integers(path: str | Path, columns: tuple[int, ...]) -> Tensor:
+def _read_integers(path: str | Path, columns: Sequence[int]) -> Tensor:
+    return torch.from_numpy(_read_table(path, columns, np.int64))
+
+
+def _read_table(path: str | Path, columns: Sequence[int], kind: type[np.generic]) -> NDArray[Any]:
     if not Path(path).is_file():
         raise FileNotFoundError(f"{path} is not a file")
     if not Path(path).stat().st_size:
         raise ValueError(f"{path} is empty")
     try:
-        table: NDArray[Any] = np.loadtxt(
-            path, np.int64, usecols=columns, ndmin=2, comments=None, encoding="utf-8"
-        )
+        return np.loadtxt(path, kind, usecols=columns, ndmin=2, comments=None, encoding="utf-8")
     except ValueError as error:
-        raise ValueError(f"{path} must hold integers in columns {columns}: {error}") from error
-    return torch.from_numpy(table)
+        what = _KINDS[kind]
+        raise ValueError(f"{path} must hold {what} in columns {tuple(columns)}: {error}") from error

@@ -91,7 +91,8 @@ class RebalancedAttentionConsistency(nn.Module):
 
     Args:
         class_weights: ``[K]`` weights of the classes, such as those of `class_balance_weights`.
-            Their scale is the scale of the loss. A buffer, not part of the state dict.
+            Their scale is the scale of the loss. A buffer, float64 for float64 weights, not part
+            of the state dict.
         detach_weight: whether the classifier is a constant (the released code); False lets the
             loss train it.
 
@@ -110,7 +111,9 @@ class RebalancedAttentionConsistency(nn.Module):
 
     def __init__(self, class_weights: Tensor | Sequence[float], detach_weight: bool = True) -> None:
         super().__init__()
-        weights = torch.as_tensor(class_weights).detach().to(torch.get_default_dtype(), copy=True)
+        given = torch.as_tensor(class_weights).detach()
+        dtype = torch.promote_types(given.dtype, torch.get_default_dtype())
+        weights = given.to(dtype, copy=True)
         if weights.ndim != 1 or weights.numel() == 0:
             raise ValueError(f"class_weights must be [K], got shape {_check.shape_of(weights)}")
         self.register_buffer("class_weights", weights, persistent=False)

@@ -27,7 +27,8 @@ class RebalancedSmoothLabelLoss(nn.Module):
             paper's recipe for ResNets.
 
     Attributes:
-        targets: ``[K, K]``, one row per label. A buffer, not part of the state dict.
+        targets: ``[K, K]``, one row per label, float64 for float64 weights. A buffer, not part of
+            the state dict.
 
     Shape:
         ``forward(logits, labels)`` with ``[B, K]`` and int64 ``[B]``; a scalar in float32 (float64
@@ -47,7 +48,8 @@ class RebalancedSmoothLabelLoss(nn.Module):
         super().__init__()
         if not 0 <= eps <= 1:
             raise ValueError(f"eps must be in [0, 1], got {eps}")
-        weights = torch.as_tensor(class_weights).detach().double()
+        given = torch.as_tensor(class_weights).detach()
+        weights = given.double()
         if weights.ndim != 1 or weights.numel() < 2:
             raise ValueError(
                 f"class_weights must be [K] with K at least 2, got shape {_check.shape_of(weights)}"
@@ -57,7 +59,8 @@ class RebalancedSmoothLabelLoss(nn.Module):
         others = weights.repeat(len(weights), 1).fill_diagonal_(0)
         targets = eps * others / others.sum(1, keepdim=True)
         targets.fill_diagonal_(1 - eps)
-        self.register_buffer("targets", targets.to(torch.get_default_dtype()), persistent=False)
+        dtype = torch.promote_types(given.dtype, torch.get_default_dtype())
+        self.register_buffer("targets", targets.to(dtype), persistent=False)
         self.eps = eps
 
     def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
@@ -69,10 +72,12 @@ class RebalancedSmoothLabelLoss(nn.Module):
         if labels.dtype is not torch.int64:
             raise TypeError(f"labels must be int64, got {str(labels.dtype)[6:]}")
         _check.shape("labels", labels, (logits.shape[0],), "[B]")
-        exact = torch.float64 if logits.dtype is torch.float64 else torch.float32
+        exact = _check.wide_dtype(logits)
         log_probabilities = functional.log_softmax(logits, 1, dtype=exact)
         # Not indexing, which would take -1 for the last class.
-        targets = functional.embedding(labels, self.targets.to(exact))
+        targets = functional.embedding(labels, self.targets).to(exact)
+        # A logit of -inf costs nothing where nothing is expected.
+        log_probabilities = log_probabilities.masked_fill(targets == 0, 0)
         return -(targets * log_probabilities).sum(1).mean()
 
     def extra_repr(self) -> str:

@@ -127,7 +127,7 @@ def cam_flip_consistency(
                 reduction=reduction,
             )
         )
-    exact = _exact(features.dtype)
+    exact = _check.wide_dtype(features)
     weight = _parameter(weight.detach() if detach_weight else weight, exact)
     if class_weights is not None:
         class_weights = _parameter(class_weights.detach(), exact)
@@ -142,10 +142,6 @@ def cam_flip_consistency(
         views = _alike(features, features_flipped)
         loss, per_class, _ = _forward(*views, weight, class_weights, per_sample)
     return FlipConsistency(loss, per_class)
-
-
-def _exact(dtype: torch.dtype) -> torch.dtype:
-    return torch.float64 if dtype is torch.float64 else torch.float32
 
 
 def _parameter(t: Tensor, exact: torch.dtype) -> Tensor:

@@ -381,7 +381,7 @@ def _run(
     rule: _Rule,
 ) -> tuple[Tensor, ...]:
     # 16-bit maps are widened, which is exact; kernels then know two dtypes of maps, not four.
-    wide = attention.dtype if attention.dtype is torch.float64 else torch.float32
+    wide = _check.wide_dtype(attention)
     attention = _check.resolve_neg(attention).to(wide).contiguous()
     if rects is not None:
         rects = rects.to(torch.int64).contiguous()

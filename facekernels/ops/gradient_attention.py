@@ -143,7 +143,7 @@ def _forward(
     grad: Tensor, features: Tensor | None, reduce: str, channels_last: bool = False
 ) -> tuple[Tensor, Tensor | None]:
     batch, channels, height, width = grad.shape
-    wide = torch.float64 if grad.dtype is torch.float64 else torch.float32
+    wide = _check.wide_dtype(grad)
     attention = grad.new_empty((batch, 1, height, width), dtype=wide)
     weights = None if features is None else grad.new_empty((batch, channels), dtype=wide)
     code = REDUCTIONS.index(reduce)

@@ -286,7 +286,7 @@ def _dense_rows(t: Tensor) -> Tensor:
 
 def _outputs(like: Tensor, joints: int) -> Keypoints:
     shape = (like.shape[0], joints)
-    dtype = torch.float64 if like.dtype is torch.float64 else torch.float32
+    dtype = _check.wide_dtype(like)
     return Keypoints(
         torch.empty((*shape, 2), dtype=dtype, device=like.device),
         torch.empty(shape, dtype=dtype, device=like.device),

@@ -348,7 +348,7 @@ def _patch_gaussian(
 
 def _visible(xy: Tensor, visible: Tensor | None) -> tuple[Tensor, Tensor]:
     """Points with (0, 0) for those not to be drawn, and weights, 0 for those."""
-    point = xy.to(torch.float64 if xy.dtype is torch.float64 else torch.float32)
+    point = xy.to(_check.wide_dtype(xy))
     drawn = point.detach().isfinite().all(-1)
     if visible is None:
         weights = drawn.to(point.dtype)

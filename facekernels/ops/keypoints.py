@@ -146,7 +146,7 @@ def transform_keypoints(
         raise ValueError(
             f"heatmap_size must be at least 2 x 2 for align='corners', got {width} x {height}"
         )
-    dtype = torch.float64 if xy.dtype is torch.float64 else torch.float32
+    dtype = _check.wide_dtype(xy)
     x, y = xy.to(dtype).unbind(-1)
     span = scale.to(dtype) - less
     across = (x - (width - less) / 2) * (span[:, :1] / (width - less))

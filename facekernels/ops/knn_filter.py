@@ -39,7 +39,7 @@ def sides(x: Tensor, searched: Tensor, metric: str) -> tuple[Side, Side]:
 
 
 def _exact_rows(t: Tensor) -> Tensor:
-    wide = torch.float64 if t.dtype is torch.float64 else torch.float32
+    wide = _check.wide_dtype(t)
     return _check.resolve_neg(t.detach()).to(wide).contiguous()
 
 

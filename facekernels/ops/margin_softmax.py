@@ -10,7 +10,14 @@ from torch import Tensor
 from torch import distributed as dist
 
 from facekernels import _check
-from facekernels._op import Op, current_backend, functorch_active, launch, use_reference
+from facekernels._op import (
+    Op,
+    current_backend,
+    functorch_active,
+    launch,
+    modes_active,
+    use_reference,
+)
 from facekernels.reference import margin_softmax as reference
 
 _FORWARD = Op(
@@ -69,11 +76,12 @@ def margin_cross_entropy(
             that number.
         labels: ``[B]`` int64, between 0 and V - 1, or -1 for a row without a target: its loss is 0
             and it has no gradient (with `group` its target lies on another rank).
-        s: scale of the cosines, above 0.
+        s: scale of the cosines, above 0 and finite in the dtype of the result.
         margins: ``(m1, m2, m3)``; m2 is an angle in radians, in [0, pi].
         sample_index: ``[S]`` int64, sorted and without repetitions: the rows of class_weights that
             take part. The labels, still counted over all V classes, must be among them. On CUDA
-            its values are not looked at: they must be right.
+            its values are not looked at: a row that does not exist makes the losses NaN, and
+            repetitions or another order give wrong ones.
         gradient: ``"exact"`` is the derivative of the formula; at a cosine of exactly -1 or 1 the
             term with the sine, which has no derivative there, is left out.
             ``"straight_through"`` takes 1 as the margin's derivative, as insightface's ArcFace
@@ -85,8 +93,8 @@ def margin_cross_entropy(
             ranks return the loss over all classes; the gradient of the weights is that of
             the shard, that of the embeddings is summed over the group.
         sparse_grad: with sample_index, give class_weights a sparse gradient of those rows, as
-            ``nn.Embedding(sparse=True)`` does. Use False where class_weights is not a leaf.
-            Without sample_index the gradient is dense.
+            ``nn.Embedding(sparse=True)`` does. It is dense without sample_index, where
+            class_weights is not a leaf, and on the reference back end.
         keep_cosines: on the CPU, keep the B x V products of the forward pass for the backward one,
             which then has two matrix products to compute in place of three. On CUDA it changes
             nothing.
@@ -107,6 +115,7 @@ def margin_cross_entropy(
     Raises:
         TypeError: an argument is not a tensor of the right dtype, or not a number.
         ValueError: a shape, device, label, index or option does not fit.
+        RuntimeError: the back end is changed before the backward pass.
 
     Source: CosFace (Wang et al., arXiv 1801.09414), ArcFace (Deng et al., arXiv 1801.07698,
     equation 3), sampled classes: Partial FC (An et al., arXiv 2203.15565).
@@ -121,22 +130,19 @@ def margin_cross_entropy(
         raise TypeError(f"group must be a process group or None, got {type(group).__name__}")
     if group is not None and functorch_active():
         raise NotImplementedError("margin_cross_entropy with group is not there under torch.func")
-    if use_reference() and group is None:
-        return reference.margin_cross_entropy(
-            embeddings, class_weights, labels, s, margins,
-            sample_index=sample_index, gradient=gradient, reduction=reduction,
-        )  # fmt: skip
     if sample_index is not None:
         labels = reference.sampled_labels(labels, sample_index)
         if _values_known(labels) and bool((labels == -2).any()):
             raise ValueError("labels must be among sample_index, or -1")
+    # The operation that made the weights may not take a sparse gradient.
+    sparse = sample_index is not None and sparse_grad and class_weights.is_leaf
     embeddings, class_weights = (
         _check.resolve_neg(t).contiguous() for t in (embeddings, class_weights)
     )
     if group is not None:
         embeddings = _GradientSum.apply(embeddings, group)
     lse, target = _cosine_sums(
-        embeddings, class_weights, sample_index, labels, s, sparse_grad, keep_cosines
+        embeddings, class_weights, sample_index, labels, s, sparse, keep_cosines
     )
     has_target = labels != -1
     if group is not None:
@@ -169,8 +175,9 @@ def _prepare(
         )
     _check.shape("labels", labels, (batch,), "[B]")
     s = _check.number("s", s)
-    if not 0 < s < float("inf"):
-        raise ValueError(f"s must be above 0 and finite, got {s}")
+    dtype = _check.wide_dtype(embeddings)
+    if not 0 < s <= torch.finfo(dtype).max:
+        raise ValueError(f"s must be above 0 and finite in {str(dtype)[6:]}, got {s}")
     if not isinstance(margins, (tuple, list)) or len(margins) != 3:
         raise ValueError(f"margins must be three numbers (m1, m2, m3), got {margins!r}")
     m1, m2, m3 = (_check.number(f"margins[{i}]", m) for i, m in enumerate(margins))
@@ -181,8 +188,12 @@ def _prepare(
 
 
 def _values_known(t: Tensor) -> bool:
-    """Whether values may be looked at: not while tracing, and not where the host would wait."""
-    return not (_on_cuda(t) or torch.compiler.is_compiling() or functorch_active())
+    """Whether values may be looked at: not while tracing, where they may be fake, and not where the
+    host would wait.
+    """
+    if torch.compiler.is_compiling() or functorch_active() or modes_active():
+        return False
+    return type(t) is Tensor and not _on_cuda(t)
 
 
 def _check_labels(labels: Tensor, classes: int) -> None:
@@ -219,6 +230,8 @@ def _cosine_sums(
     sparse: bool, keep: bool,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """As `reference.cosine_sums`, of the rows of `index`; differentiable."""
+    if use_reference():
+        return _composed(embeddings, weight, index, labels, s)
     labels = labels.contiguous()
     index = None if index is None else index.contiguous()
     if torch.is_grad_enabled() and (embeddings.requires_grad or weight.requires_grad):
@@ -273,8 +286,7 @@ def _backward(
 
 def _wide(like: Tensor, *shape: int) -> Tensor:
     """Uninitialised, in the dtype of sums."""
-    dtype = torch.float64 if like.dtype is torch.float64 else torch.float32
-    return torch.empty(shape, dtype=dtype, device=like.device)
+    return torch.empty(shape, dtype=_check.wide_dtype(like), device=like.device)
 
 
 def _on_cuda(t: Tensor) -> bool:
@@ -289,7 +301,7 @@ class _CosineSums(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor]:  # fmt: skip
         lse, target, norms, kept = _forward(embeddings, weight, index, labels, s, keep)
         ctx.save_for_backward(embeddings, weight, index, labels, lse, norms, kept)
-        ctx.s, ctx.sparse = s, sparse
+        ctx.s, ctx.sparse, ctx.on_cuda = s, sparse, _on_cuda(embeddings)
         return lse, target
 
     @staticmethod
@@ -299,13 +311,12 @@ class _CosineSums(torch.autograd.Function):
         needs = ctx.needs_input_grad[:2]
         if torch.is_grad_enabled():
             inputs = embeddings, weight, index, labels, ctx.s
-            return (
-                *_composed_backward(*inputs, d_lse, d_target, *needs),
-                None,
-                None,
-                None,
-                None,
-                None,
+            both = _composed_backward(*inputs, d_lse, d_target, *needs)
+            return *both, None, None, None, None, None
+        if ctx.on_cuda != _on_cuda(embeddings):  # which need different things of the forward pass
+            raise RuntimeError(
+                "margin_cross_entropy: the back end was changed between the forward and the "
+                f"backward pass, to {current_backend()!r}"
             )
         d_embeddings, d_weight = _backward(
             embeddings, weight, index, labels, ctx.s, lse, norms, kept, d_lse, d_target, *needs
@@ -322,16 +333,23 @@ class _CosineSums(torch.autograd.Function):
         return d_embeddings, d_weight, None, None, None, None, None
 
 
+def _composed(
+    embeddings: Tensor, weight: Tensor, index: Tensor | None, labels: Tensor, s: float
+) -> tuple[Tensor, Tensor]:
+    """`_cosine_sums` in operations that can be differentiated again."""
+    dtype = _check.wide_dtype(embeddings)
+    rows = weight if index is None else weight.index_select(0, index)
+    return reference.cosine_sums(embeddings.to(dtype), rows.to(dtype), labels, s)
+
+
 def _composed_backward(
     embeddings: Tensor, weight: Tensor, index: Tensor | None, labels: Tensor, s: float,
     d_lse: Tensor, d_target: Tensor, *needs: bool,
 ) -> tuple[Tensor | None, ...]:  # fmt: skip
     """In operations that can be differentiated again; dense."""
-    wide = d_lse.dtype
     wanted = [t for t, need in zip((embeddings, weight), needs, strict=True) if need]
     with torch.autocast(embeddings.device.type, enabled=False):
-        rows = weight if index is None else weight.index_select(0, index)
-        sums = reference.cosine_sums(embeddings.to(wide), rows.to(wide), labels, s)
+        sums = _composed(embeddings, weight, index, labels, s)
         found = iter(torch.autograd.grad(sums, wanted, (d_lse, d_target), create_graph=True))
     return tuple(next(found) if need else None for need in needs)
 

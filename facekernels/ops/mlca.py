@@ -151,7 +151,7 @@ def _prepare(
     _check.shape("w2", w2, (groups, channels, hidden), "[G, C, R]")
     _check.shape("b2", b2, (groups, channels), "[G, C]")
     # Statistics, and so the gate, are kept in float32, or float64 for float64 maps.
-    exact = torch.float64 if x.dtype is torch.float64 else torch.float32
+    exact = _check.wide_dtype(x)
     w1, b1, w2, b2 = (_check.resolve_neg(w).to(exact) for w in (w1, b1, w2, b2))
     return _check.resolve_neg(x), (w1, b1, w2, b2), four_d
 
@@ -176,7 +176,7 @@ def _with_flat_map(x: Tensor) -> Tensor:
 def pools_of_map(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Mean, maximum and its first position per channel of x [B, C, H, W]: [B, C] each."""
     shape = x.shape[:2]
-    exact = torch.float64 if x.dtype is torch.float64 else torch.float32
+    exact = _check.wide_dtype(x)
     mean, maximum = (torch.empty(shape, dtype=exact, device=x.device) for _ in range(2))
     argmax = torch.empty(shape, dtype=torch.int32, device=x.device)
     flat = _with_flat_map(x.unsqueeze(0))

@@ -95,7 +95,7 @@ def heatmap_peaks(
         return Peaks(
             *_reference(heatmaps, kernel=kernel, threshold=threshold, topk=topk, strict=strict)
         )
-    exact = torch.float64 if heatmaps.dtype is torch.float64 else torch.float32
+    exact = _check.wide_dtype(heatmaps)
     xy = heatmaps.new_empty((batch, channels, topk, 2), dtype=exact)
     score = heatmaps.new_empty((batch, channels, topk))
     index = heatmaps.new_empty((batch, channels, topk), dtype=torch.int64)

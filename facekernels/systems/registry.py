@@ -29,7 +29,7 @@ SYSTEMS = {
         "the linkage network and other clustering methods on made-up identities and digits"
     ),
     "balanced_fer": System(
-        "rebalanced losses and their peers at three imbalances",
+        "rebalanced losses and their peers on faces and digits in classes of unequal size",
         "ExpressionTask", "ExpressionData", best="val/mean_accuracy", predicts=True,
     ),
     "swinface": System(

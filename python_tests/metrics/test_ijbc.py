@@ -14,6 +14,7 @@ from facekernels.metrics import (
     Templates,
     pair_scores,
     pool_templates,
+    read_template_images,
     read_template_media,
     read_template_pairs,
     tar_at_far,
@@ -88,6 +89,23 @@ def test_meta_files(tmp_path: Path) -> None:
     assert pairs.first.tolist() == [1, 12]
     assert pairs.second.tolist() == [12, 1]
     assert pairs.same.tolist() == [True, False]
+
+
+def test_landmarks_and_scores(tmp_path: Path) -> None:
+    path = tmp_path / "name_5pts_score.txt"
+    path.write_text("1#.jpg 1 2 3 4 5 6 7 8 9.5 10 0.75\n2.jpg" + " 0" * 11)
+    found = read_template_images(path)
+    assert found.names == ("1#.jpg", "2.jpg")
+    assert found.landmarks[0].tolist() == [[1, 2], [3, 4], [5, 6], [7, 8], [9.5, 10]]
+    assert found.scores.tolist() == [0.75, 0]
+    for text, message in (
+        ("1.jpg 1 2 0.75", r"must hold numbers in columns \(1, 2, .*11\): .* row 1"),
+        ("1.jpg" + " 1" * 10 + " inf", "image 1 must have finite landmarks and score"),
+        ("", "is empty"),
+    ):
+        path.write_text(text)
+        with pytest.raises(ValueError, match=message):
+            read_template_images(path)
 
 
 @pytest.mark.parametrize(

@@ -34,6 +34,7 @@ CASES = (
     "gradient_attention_map: gradcam 64x128x56x56",
     "gradient_attention_map: absmax 64x3x224x224",
     "gradient_attention_map: absmax 32x3x112x112, forward+backward",
+    "margin_cross_entropy: B32 V4,000 D512, forward+backward",
     "cam_flip_consistency: 32x512x7x7, forward",
     "cam_flip_consistency: 64x512x7x7, forward+backward",
     "cam_flip_consistency: 32x768x7x7 channels_last, forward+backward",

@@ -15,6 +15,10 @@ WANTED_SHARE = 0.7
 # Why a case stays below WANTED_SHARE although its data exceed the cache, by the beginning of its
 # name. A case without a reason, and a reason without a case, are errors.
 REASONS = {
+    "cam_flip_consistency: 32x512x7x7, forward+backward": "rows of 49 values allow no 16-byte "
+    "stores: the backward kernel writes value by value and is bound by its instructions; the "
+    "forward kernel is at the floor",
+    "cam_flip_consistency: 64x512x7x7, forward+backward": "as 32x512x7x7",
     "connected_components": "every edge reads the parents of two nodes, a sector each, through the "
     "L2; the floor counts the list of edges alone. PyTorch's numbering of the components adds five "
     "kernels",
@@ -25,6 +29,9 @@ REASONS = {
     "bound by its instructions; the erasing itself is at the floor",
     "heatmap_peaks": "one block per map, so that no lists need merging: large maps wait for their "
     "loads, of small ones every cell costs its coordinates and comparisons",
+    "margin_cross_entropy": "products on CUDA cores, with loads of single values: a tile of 64 "
+    "rows is half empty at 32, cosines are computed twice, and the loops are bound by their "
+    "instructions and wait for their loads",
     "mlca_gate: G11 B32 C512 7x7, forward+backward": "the map is read and written at the floor; "
     "the gate, its gradient and that of its weights are products of few rows on CUDA cores",
     "mlca_gate: G11 B32 C512 7x7 channels_last, forward+backward": "as NCHW",

@@ -1,4 +1,4 @@
-"""Expression data: RAF-DB, AffectNet, FERPlus, and made-up faces."""
+"""Expression data: RAF-DB, AffectNet, FERPlus, and made-up faces; digits beside them."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
 from facekernels.data import (
@@ -18,10 +19,15 @@ from facekernels.data import (
     subsample_to_counts,
 )
 from facekernels.data.batch_augment import BatchAugment
+from facekernels.data.embedded import digits
 from facekernels.data.labelled import LabelledImages
 from facekernels.data.labels import EXPRESSIONS
 from facekernels.data.readers import read_affectnet, read_ferplus, read_rafdb
-from facekernels.data.transforms import analysis_transform, evaluation_transform
+from facekernels.data.transforms import (
+    analysis_transform,
+    erasing_transform,
+    evaluation_transform,
+)
 from facekernels.systems.common.data_module import StepData
 
 BY_FREQUENCY = ("Happy", "Neutral", "Sad", "Surprise", "Disgust", "Anger", "Fear")
@@ -32,18 +38,22 @@ class ExpressionData(StepData):
     """Training split as it is or made imbalanced; validation and test splits as they are.
 
     Args:
-        dataset: faces (made up, balanced test split), or a reader's layout under `root`: rafdb,
-            affectnet, ferplus.
+        dataset: faces (made up, balanced test split), digits (scikit-learn's: ten classes of real
+            images that a mirror does not leave what they are), or a reader's layout under `root`:
+            rafdb, affectnet, ferplus.
         root: folder of the data set.
         image_size: side of the images, pixels.
         imbalance: size of the largest class over that of the smallest in the training split; the
             classes between fall geometrically. None keeps a real data set as it is, and gives
             made-up faces equal classes. A real data set is thinned out, never repeated.
         largest: images of the largest class of made-up faces.
-        test_per_class: images per class of the made-up test split.
+        test_per_class: images per class of the test split of made-up faces and digits.
         settings: distribution of the made-up faces; its ambiguity says how far expressions lean
             towards a neighbouring class.
-        augment: of made-up faces, batch by batch.
+        augment: of made-up faces and digits, batch by batch.
+        augmentation: of a real data set: timm (of SwinFace and MEK's Swin-T), or erase (of EAC and
+            MEK's ResNets).
+        contempt: the eighth class of affectnet and ferplus; else its images are left out.
         sampler: shuffle, or inverse: drawn with replacement, odds 1 / class size (AffectNet).
         strict: stop at the first missing or damaged file.
         batch_size: images per step, over all processes.
@@ -54,7 +64,7 @@ class ExpressionData(StepData):
 
     def __init__(
         self,
-        dataset: Literal["faces", "rafdb", "affectnet", "ferplus"] = "faces",
+        dataset: Literal["faces", "digits", "rafdb", "affectnet", "ferplus"] = "faces",
         root: str | None = None,
         image_size: int = 112,
         imbalance: float | None = None,
@@ -62,6 +72,8 @@ class ExpressionData(StepData):
         test_per_class: int = 100,
         settings: faces.Settings | None = None,
         augment: BatchAugment | None = None,
+        augmentation: Literal["timm", "erase"] = "timm",
+        contempt: bool = False,
         sampler: Literal["shuffle", "inverse"] = "shuffle",
         strict: bool = False,
         batch_size: int = 32,
@@ -70,11 +82,14 @@ class ExpressionData(StepData):
         seed: int = 0,
     ) -> None:
         super().__init__(batch_size, eval_batch_size, workers, seed)
-        if dataset != "faces" and root is None:
+        if dataset not in ("faces", "digits") and root is None:
             raise ValueError(f"root must be the folder of {dataset}, got None")
+        if contempt and dataset not in ("affectnet", "ferplus"):
+            raise ValueError(f"contempt is a class of affectnet and ferplus, got {dataset}")
         self.dataset, self.root, self.image_size = dataset, root, image_size
         self.imbalance, self.largest, self.test_per_class = imbalance, largest, test_per_class
         self.settings, self.augment = settings or faces.Settings(), augment or BatchAugment()
+        self.augmentation, self.contempt = augmentation, contempt
         self.sampler, self.strict = sampler, strict
         self.class_names: tuple[str, ...] = EXPRESSIONS
         self.train: Any = None
@@ -85,10 +100,7 @@ class ExpressionData(StepData):
         """Read or draw the splits; a second call does nothing."""
         if self.train is not None:
             return
-        if self.dataset == "faces":
-            self._draw()
-        else:
-            self._read()
+        {"faces": self._draw, "digits": self._digits}.get(self.dataset, self._read)()
 
     @property
     def class_counts(self) -> Tensor:
@@ -123,6 +135,34 @@ class ExpressionData(StepData):
         self.val = split(per_class, 1, None)
         self.test = split(per_class, 2, None)
 
+    def _digits(self) -> None:
+        """Digits, enlarged. Validation and test images are the last of each class in an order that
+        the seed draws.
+        """
+        images, labels = digits()
+        self.class_names = tuple(map(str, range(10)))
+        order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(self.seed))
+        images, labels = images[order], labels[order]
+        large = F.interpolate(images.float(), size=self.image_size, mode="bilinear")
+        images = large.round().to(torch.uint8).expand(-1, 3, -1, -1)
+        rows = [(labels == k).nonzero()[:, 0] for k in range(10)]
+        held = self.test_per_class
+        if 2 * held >= min(map(len, rows)):
+            raise ValueError(
+                f"test_per_class must leave digits for training: at most "
+                f"{(min(map(len, rows)) - 1) // 2}, got {held}"
+            )
+        left = [len(r) - 2 * held for r in rows]
+        sizes = imbalanced_counts(min(left), 10, self.imbalance) if self.imbalance else left
+        parts = {
+            "train": torch.cat([r[:n] for r, n in zip(rows, sizes, strict=True)]),
+            "val": torch.cat([r[-2 * held : -held] for r in rows]),
+            "test": torch.cat([r[-held:] for r in rows]),
+        }
+        for name, part in parts.items():
+            augment = self.augment if name == "train" else None
+            setattr(self, name, LabelledImages(images[part], {"label": labels[part]}, augment))
+
     def _read(self) -> None:
         """A real data set; validation is its own split, or the test split where it has none."""
         readers: dict[str, tuple[Callable[..., ImageList], tuple[str, ...]]] = {
@@ -131,12 +171,14 @@ class ExpressionData(StepData):
             "ferplus": (read_ferplus, ("train", "val", "test")),
         }
         read, splits = readers[self.dataset]
-        train, *others = (read(self.root, split, strict=self.strict) for split in splits)
+        options = {"contempt": True} if self.contempt else {}
+        train, *others = (read(self.root, split, strict=self.strict, **options) for split in splits)
         self.class_names = train.classes
         if self.imbalance is not None:
             train = train.subset(_thinned(train, self.imbalance, self.seed))
         evaluation = evaluation_transform(self.image_size)
-        self.train = ImageListDataset(train, analysis_transform(self.image_size))
+        augment = {"timm": analysis_transform, "erase": erasing_transform}[self.augmentation]
+        self.train = ImageListDataset(train, augment(self.image_size))
         self.val = ImageListDataset(others[0], evaluation)
         self.test = ImageListDataset(others[-1], evaluation)
 

@@ -6,11 +6,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
+from facekernels.data.labels import EXPRESSIONS
 from facekernels.nn import CAMHead, MobileNetV2, ResNet, SwinTransformer, resnet18, resnet50
-from facekernels.systems.common.checkpoint import model_of_checkpoint, read_checkpoint
+from facekernels.systems.common.checkpoint import (
+    ENTRY,
+    backbone_state,
+    model_of_checkpoint,
+    read_checkpoint,
+)
 
 SYSTEM, FORMAT = "balanced_fer", 1
 
@@ -32,6 +37,13 @@ class ExpressionNet(nn.Module):
         num_classes: K.
         image_size: side of the images, pixels. Convolutional backbones take others, too.
         **options: arguments of the backbone.
+
+    Attributes:
+        class_names: what the outputs mean: the seven expressions, what the checkpoint says, or
+            numbers.
+
+    Raises:
+        ValueError: an argument that the backbone does not have, by name.
 
     The published Swin-T has a LayerNorm of its own between backbone and mean; ResNets have none.
 
@@ -60,13 +72,18 @@ class ExpressionNet(nn.Module):
         }  # fmt: skip
         self.image_size = image_size
         sized = {"image_size": image_size} if backbone == "swin_t" else {}
-        self.backbone = BACKBONES[backbone](**sized, **options)
+        try:
+            self.backbone = BACKBONES[backbone](**sized, **options)
+        except TypeError as error:
+            raise ValueError(f"backbone_options do not fit {backbone}: {error}") from error
         width: int = self.backbone.num_features
         self.norm = nn.LayerNorm(width) if backbone == "swin_t" else nn.Identity()
         if backbone == "swin_t":  # of the recognition checkpoint, and idle here
             for part in (self.backbone.norm, self.backbone.feature):
                 part.requires_grad_(False)
         self.head = CAMHead(width, num_classes)
+        numbers = tuple(map(str, range(num_classes)))
+        self.class_names = EXPRESSIONS if num_classes == len(EXPRESSIONS) else numbers
 
     def features(self, images: Tensor) -> Tensor:
         """``[B, C, h, w]``: what the classifier averages."""
@@ -95,33 +112,28 @@ class ExpressionNet(nn.Module):
         settings, state = model_of_checkpoint(checkpoint, SYSTEM, FORMAT)
         network = cls(**settings)
         network.load_state_dict(state)
+        network.class_names = tuple(checkpoint[ENTRY]["class_names"])
         return network.eval()
 
 
 def load_backbone(network: ExpressionNet, path: str | Path) -> None:
-    """Start from the backbone of a published or own face-recognition checkpoint.
+    """Start from the backbone of a checkpoint; a classifier in it is left alone.
 
-    The file holds the backbone's state dict, alone or under ``"state_dict_backbone"``
-    (SwinFace's and MEK's ``start_0.pt``) or ``"state_dict"``.
+    `facekernels.systems.common.checkpoint.backbone_state` says which files it may be.
 
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: it is damaged or does not fit; the sentence names the keys.
     """
-    loaded = read_checkpoint(path)
-    state = loaded.get("state_dict_backbone", loaded.get("state_dict", loaded))
-    own = network.backbone.state_dict()
+    state, own = backbone_state(path), network.backbone.state_dict()
     classifier = {k for k in own if k.startswith(("fc.", "head.", "classifier."))}
-    found = {k: v for k, v in state.items() if k in own and isinstance(v, Tensor)}
-    missing = sorted(set(own) - set(found) - classifier)
-    wrong = sorted(k for k, v in found.items() if v.shape != own[k].shape and k not in classifier)
+    found = {k: v for k, v in state.items() if k in own and k not in classifier}
+    missing = sorted(own.keys() - found.keys() - classifier)
+    wrong = sorted(k for k, v in found.items() if v.shape != own[k].shape)
     if missing or wrong:
         raise ValueError(
             f"{path} does not fit the backbone {network.settings['backbone']}: "
             f"{len(missing)} keys are missing ({', '.join(missing[:3])}), "
             f"{len(wrong)} have another shape ({', '.join(wrong[:3])})"
         )
-    with torch.no_grad():
-        network.backbone.load_state_dict(
-            {k: v for k, v in found.items() if k not in classifier}, strict=False
-        )
+    network.backbone.load_state_dict(found, strict=False)

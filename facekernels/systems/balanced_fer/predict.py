@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from facekernels.data.labels import EXPRESSIONS
 from facekernels.systems.balanced_fer.model import ExpressionNet
 from facekernels.systems.common.picture import as_input, beside
 
@@ -37,21 +35,19 @@ class ExpressionPrediction:
 
 
 @torch.inference_mode()
-def predict(
-    network: ExpressionNet, images: Tensor, names: Sequence[str] = EXPRESSIONS
-) -> list[ExpressionPrediction]:
+def predict(network: ExpressionNet, images: Tensor) -> list[ExpressionPrediction]:
     """Expressions of face crops.
 
     Args:
         network: in evaluation mode.
         images: ``[B, 3, H, W]`` RGB, uint8 or float in [0, 1], of any size: resized to the
             network's.
-        names: of the classes.
 
     Raises:
         TypeError: the images are neither uint8 nor floating point.
         ValueError: they are not ``[B, 3, H, W]``.
     """
+    names = network.class_names
     features = network.features(as_input(images, network.image_size))
     probabilities = network.classify(features).softmax(1)
     best = probabilities.argmax(1)

@@ -11,6 +11,7 @@ from facekernels.metrics import classification
 from facekernels.nn import RebalancedAttentionConsistency, class_balance_weights
 from facekernels.systems.balanced_fer.losses import classification_loss
 from facekernels.systems.balanced_fer.model import FORMAT, SYSTEM, ExpressionNet, load_backbone
+from facekernels.systems.common.checkpoint import ENTRY
 from facekernels.systems.common.schedule import Optimization
 from facekernels.systems.common.task import SystemTask
 
@@ -73,18 +74,17 @@ class ExpressionTask(SystemTask):
         self.weights = weights
         self.optimization = optimization or Optimization()
         self.confusion = torch.zeros(num_classes, num_classes, dtype=torch.int64)
-        self.class_names: tuple[str, ...] = tuple(map(str, range(num_classes)))
 
     def setup(self, stage: str) -> None:
         """Take names of classes, and for training their sizes, from the data."""
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
-        self.class_names = data.class_names
         num_classes = self.network.settings["num_classes"]
-        if len(self.class_names) != num_classes:
+        if len(data.class_names) != num_classes:
             raise ValueError(
-                f"num_classes must be {len(self.class_names)}, the classes of the data, got "
+                f"num_classes must be {len(data.class_names)}, the classes of the data, got "
                 f"{num_classes}"
             )
+        self.network.class_names = data.class_names
         if data.image_size != self.network.image_size:
             raise ValueError(
                 f"image_size of model and data must be the same, got {self.network.image_size} "
@@ -97,7 +97,7 @@ class ExpressionTask(SystemTask):
         """Losses for training classes of sizes `counts` (``[K]``)."""
         self.loss = classification_loss(
             self.classification, counts, epsilon=self.epsilon, weights=self.weights,
-            gamma=self.gamma, tau=self.tau, names=self.class_names,
+            gamma=self.gamma, tau=self.tau, names=self.network.class_names,
         )  # fmt: skip
         weights = class_balance_weights(counts, self.weights).float()
         if self.consistency_weights == "equal":
@@ -143,8 +143,13 @@ class ExpressionTask(SystemTask):
         folder = self.trainer.log_dir  # a broadcast: every process has to ask
         if self.trainer.is_global_zero and self.trainer.loggers:
             classification.save_confusion_picture(
-                f"{folder}/confusion.png", matrix, self.class_names
+                f"{folder}/confusion.png", matrix, self.network.class_names
             )
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Say what the outputs mean, too."""
+        super().on_save_checkpoint(checkpoint)
+        checkpoint[ENTRY]["class_names"] = list(self.network.class_names)
 
     def configure_optimizers(self) -> Any:
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
@@ -171,6 +176,9 @@ class ExpressionTask(SystemTask):
         self.log(f"{stage}/accuracy", classification.accuracy(matrix), prog_bar=True)
         self.log(f"{stage}/mean_accuracy", classification.mean_accuracy(matrix), prog_bar=True)
         self.log_dict(
-            {f"{stage}/recall/{name}": r for name, r in zip(self.class_names, recall, strict=True)}
+            {
+                f"{stage}/recall/{name}": r
+                for name, r in zip(self.network.class_names, recall, strict=True)
+            }
         )
         return matrix

@@ -116,3 +116,26 @@ def model_of_checkpoint(
     state = {k[len(prefix) :]: v for k, v in checkpoint["state_dict"].items()
              if k.startswith(prefix)}  # fmt: skip
     return checkpoint[ENTRY]["settings"], state
+
+
+def backbone_state(path: str | Path) -> dict[str, Tensor]:
+    """The tensors of the backbone in a checkpoint, under the backbone's own names.
+
+    The file is one of the released SwinFace or MEK (``"state_dict_backbone"``), a training of a
+    system here (``network.backbone.`` in ``"state_dict"``), or a state dict of the backbone, alone
+    or under ``"state_dict"``. ``module.`` of DistributedDataParallel goes.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is damaged, or holds no tensors in one of these places.
+    """
+    loaded = read_checkpoint(path)
+    state = loaded.get("state_dict_backbone", loaded.get("state_dict", loaded))
+    named = state.items() if isinstance(state, dict) else ()
+    tensors = {k.removeprefix("module."): v for k, v in named if isinstance(v, Tensor)}
+    if not tensors:
+        keys = ", ".join(sorted(map(str, loaded))[:8])
+        raise ValueError(f"{path} must hold the tensors of a backbone, got the keys {keys}")
+    prefix = "network.backbone."
+    own = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+    return own or tensors

@@ -23,6 +23,7 @@ import torch
 from facekernels.data.files import replacing
 from facekernels.metrics.intervals import Interval, t_interval
 from facekernels.systems.common.commit import commit
+from facekernels.systems.common.journal import Journal
 
 
 class Row(NamedTuple):
@@ -57,6 +58,7 @@ class Comparison:
         lower_is_better: metrics of which less is better.
         seeds: of a full run.
         decided_by: the metrics that the verdict speaks of; the first alone if empty.
+        quick: a short check of the code, not a result; `measure` is told.
     """
 
     title: str
@@ -71,34 +73,55 @@ class Comparison:
     lower_is_better: tuple[str, ...] = ()
     seeds: int = 5
     decided_by: tuple[str, ...] = ()
+    quick: bool = False
     rows: list[Row] = field(default_factory=list)
 
     def run(
         self,
         seeds: Sequence[int],
         jobs: int = 1,
-        quick: bool = False,
         done: Callable[[Row], None] = lambda _: None,
+        kept: Path | None = None,
     ) -> None:
         """Train and judge every method under every condition with every seed.
 
-        Each training has one thread; `jobs` run at the same time. `done` is told of each.
+        Args:
+            seeds: one training of each method and condition for each.
+            jobs: trainings at the same time; each has one thread.
+            done: told of each row, those found in `kept` included.
+            kept: file to which every row is appended when its training ends. Rows found there are
+                not measured again, so that an interrupted run goes on.
+
+        Raises:
+            ValueError: `kept` has rows of other settings.
         """
         cells = [(c, m, s) for s in seeds for c in self.conditions for m in self.methods]
+        journal = None if kept is None else Journal(kept, self._key())
+        found = [] if journal is None else [Row(**row) for row in journal.rows()]
+        self.rows = [r for r in found if r[:3] in cells]
+        for row in self.rows:
+            done(row)
+        missing = [c for c in cells if c not in {r[:3] for r in self.rows}]
         # Spawned: a forked child would inherit torch's thread pool in an unknown state.
         context = multiprocessing.get_context("spawn")
         with ProcessPoolExecutor(jobs, context, _one_thread) as pool:
-            futures = {pool.submit(_timed, self.measure, *c, quick): c for c in cells}
+            futures = {pool.submit(_timed, self.measure, *c, self.quick): c for c in missing}
             try:
                 for future in as_completed(futures):
-                    values, seconds = future.result()
-                    self.rows.append(Row(*futures[future], values, seconds))
-                    done(self.rows[-1])
+                    row = Row(*futures[future], *future.result())
+                    if journal is not None:
+                        journal.append(row._asdict())
+                    self.rows.append(row)
+                    done(row)
             except BaseException:
                 pool.shutdown(cancel_futures=True)
                 raise
-        order = {cell: i for i, cell in enumerate(cells)}
-        self.rows.sort(key=lambda r: order[r.condition, r.method, r.seed])
+        self.rows.sort(key=lambda r: cells.index(r[:3]))
+
+    def _key(self) -> dict[str, Any]:
+        """What rows must have in common to be compared."""
+        return {"title": self.title, "settings": self.settings, "quick": self.quick,
+                "commit": commit(), "torch": torch.__version__}  # fmt: skip
 
     def per_seed(self, condition: str, method: str, metric: str) -> list[float]:
         """One value per seed, in the order of the seeds."""
@@ -146,13 +169,11 @@ class Comparison:
     def to_json(self) -> dict[str, Any]:
         """Everything, for `json.dump`; bounds of a single seed are null."""
         return {
-            "title": self.title,
-            "commit": commit(),
-            "torch": torch.__version__,
+            **self._key(),
             "machine": platform.machine(),
-            "settings": self.settings,
             "seeds": sorted({r.seed for r in self.rows}),
-            "interval": "Student's t over seeds, 95 %; differences are paired by seed",
+            "interval": "Student's t over seeds, 95 %, not corrected for the number of intervals; "
+            "differences are paired by seed",
             "verdict": self.verdict(),
             "summary": list(self._summary()),
             "rows": [r._asdict() for r in self.rows],
@@ -170,11 +191,10 @@ class Comparison:
                         ),
                     }  # fmt: skip
 
-    def save(self, folder: Path, seconds: float, quick: bool) -> None:
+    def save(self, folder: Path) -> None:
         """`results.json` and the plot."""
-        report = {**self.to_json(), "seconds": round(seconds, 1), "quick": quick}
         with replacing(folder / "results.json") as temporary:
-            text = json.dumps(report, indent=1, allow_nan=False)
+            text = json.dumps(self.to_json(), indent=1, allow_nan=False)
             temporary.write_text(text + "\n", encoding="utf-8")
         from facekernels.systems.common.comparison_plot import save_plot
 

@@ -1,8 +1,9 @@
 """SwinFace: recognition, expression, age and 40 attributes by one Swin transformer."""
 
 from facekernels.systems.swinface.checkpoint import (
+    load_backbone,
+    load_network,
     load_published,
-    load_published_backbone,
     save_published,
 )
 from facekernels.systems.swinface.labels import GROUPS, TASKS
@@ -21,8 +22,9 @@ __all__ = [
     "SwinFace",
     "draw",
     "load",
+    "load_backbone",
+    "load_network",
     "load_published",
-    "load_published_backbone",
     "predict",
     "save_published",
 ]

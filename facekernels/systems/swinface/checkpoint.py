@@ -1,4 +1,4 @@
-"""The released code's checkpoints, read and written."""
+"""Checkpoints: the released code's, read and written, and weights to start from."""
 
 from __future__ import annotations
 
@@ -10,8 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from facekernels.data.files import replacing
-from facekernels.systems.common.checkpoint import read_checkpoint
-from facekernels.systems.swinface.model import SwinFace
+from facekernels.systems.common.checkpoint import (
+    backbone_state,
+    model_of_checkpoint,
+    read_checkpoint,
+)
+from facekernels.systems.swinface.model import FORMAT, SYSTEM, SwinFace
 
 PARTS = ("backbone", "fam", "tss", "om")
 """Modules of `SwinFace`, and with ``state_dict_`` before them the keys of a published file."""
@@ -21,63 +25,99 @@ def load_published(path: str | Path) -> SwinFace:
     """The network of a file of the released code, in evaluation mode.
 
     The file holds ``state_dict_backbone``, ``state_dict_fam``, ``state_dict_tss`` and
-    ``state_dict_om``; whatever else it holds is left alone. It is read without unpickling objects.
+    ``state_dict_om``; that of the first stage the backbone alone, which gives a network without
+    analysis tasks. Whatever else it holds is left alone. It is read without unpickling objects.
 
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: it is damaged, holds other things than tensors and plain values, or does not
             fit; the sentence names the keys.
     """
+    states = _published(read_checkpoint(path), path)
+    has_head = any(k.endswith("head.weight") for k in states["backbone"])
+    network = SwinFace(tasks=None if "fam" in states else [], unused_head=has_head)
+    _load_parts(network, states, path)
+    return network.eval()
+
+
+def load_network(network: SwinFace, path: str | Path) -> None:
+    """Take all weights of `network` from a published file or a training's checkpoint.
+
+    What the file has beyond the network's modules is left alone.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is damaged, of another system, or does not fit; the sentence names the keys.
+    """
     loaded = read_checkpoint(path)
-    absent = [f"state_dict_{part}" for part in PARTS if f"state_dict_{part}" not in loaded]
-    if absent:
+    if "state_dict_backbone" in loaded:
+        states = _published(loaded, path)
+    else:
+        _, state = model_of_checkpoint(loaded, SYSTEM, FORMAT)
+        states = {}
+        for key, value in state.items():
+            part, _, name = key.partition(".")
+            states.setdefault(part, {})[name] = value
+    _load_parts(network, states, path)
+
+
+def load_backbone(network: SwinFace, path: str | Path) -> None:
+    """Start from the backbone of a checkpoint, as the second stage of the training does.
+
+    `facekernels.systems.common.checkpoint.backbone_state` says which files it may be. Class
+    centres are not taken over, as published.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is damaged or does not fit; the sentence names the keys.
+    """
+    _load(network.backbone, backbone_state(path), f"{path}: backbone")
+
+
+def save_published(network: SwinFace, path: str | Path) -> None:
+    """Write `network` in the layout of the released code.
+
+    A network without analysis tasks gives what the first stage writes, the backbone alone.
+    """
+    parts = {f"state_dict_{part}": module.state_dict() for part, module in _modules(network)}
+    with replacing(path) as temporary:
+        torch.save(parts, temporary)
+
+
+def _modules(network: SwinFace) -> list[tuple[str, nn.Module]]:
+    return [(part, network.get_submodule(part)) for part in PARTS if hasattr(network, part)]
+
+
+def _published(loaded: Mapping[str, Any], path: str | Path) -> dict[str, dict[str, Any]]:
+    """Part to its state dict: all of `PARTS`, or the backbone alone."""
+    states = {part: _stripped(loaded[f"state_dict_{part}"])
+              for part in PARTS if f"state_dict_{part}" in loaded}  # fmt: skip
+    if list(states) not in (["backbone"], list(PARTS)):
+        absent = [f"state_dict_{part}" for part in PARTS if part not in states]
         raise ValueError(
             f"{path} is not a SwinFace checkpoint: it lacks {', '.join(absent)} and has "
             f"{', '.join(sorted(map(str, loaded))[:8])}"
         )
-    has_head = any(k.endswith("head.weight") for k in loaded["state_dict_backbone"])
-    network = SwinFace(unused_head=has_head)
-    for part in PARTS:
-        _load(
-            network.get_submodule(part), loaded[f"state_dict_{part}"], f"{path}: state_dict_{part}"
-        )
-    return network.eval()
-
-
-def load_published_backbone(network: SwinFace, path: str | Path) -> None:
-    """Start from the backbone of a published file, as the second stage of the training does.
-
-    The class centres of ``state_dict_softmax_fc`` are not taken over, as published.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it is damaged or does not fit.
-    """
-    loaded = read_checkpoint(path)
-    if "state_dict_backbone" not in loaded:
-        raise ValueError(
-            f"{path} lacks state_dict_backbone and has {', '.join(sorted(map(str, loaded))[:8])}"
-        )
-    state = _stripped(loaded["state_dict_backbone"])
-    if not hasattr(network.backbone, "head"):
-        state = {k: v for k, v in state.items() if not k.startswith("head.")}
-    _load(network.backbone, state, f"{path}: state_dict_backbone")
-
-
-def save_published(network: SwinFace, path: str | Path) -> None:
-    """Write `network` in the layout of the released code."""
-    parts = {f"state_dict_{part}": network.get_submodule(part).state_dict() for part in PARTS}
-    with replacing(path) as temporary:
-        torch.save(parts, temporary)
+    return states
 
 
 def _stripped(state: Mapping[str, Any]) -> dict[str, Any]:
     return {key.removeprefix("module."): value for key, value in state.items()}
 
 
-def _load(module: nn.Module, state: Mapping[str, Any], where: str) -> None:
-    given, own = _stripped(state), module.state_dict()
-    missing, unexpected = sorted(own.keys() - given.keys()), sorted(given.keys() - own.keys())
+def _load_parts(
+    network: SwinFace, states: Mapping[str, Mapping[str, Any]], path: str | Path
+) -> None:
+    for part, module in _modules(network):
+        _load(module, states.get(part, {}), f"{path}: {part}")
+
+
+def _load(module: nn.Module, given: Mapping[str, Any], where: str) -> None:
+    """Load what must fit; the backbone's layer that nothing reads may be on one side only."""
+    own = module.state_dict()
+    given = {k: v for k, v in given.items() if k in own or not _unread(k)}
+    missing = sorted(k for k in own.keys() - given.keys() if not _unread(k))
+    unexpected = sorted(given.keys() - own.keys())
     wrong = [k for k in own.keys() & given.keys()
              if not isinstance(given[k], Tensor) or given[k].shape != own[k].shape]  # fmt: skip
     if missing or unexpected or wrong:
@@ -90,4 +130,8 @@ def _load(module: nn.Module, state: Mapping[str, Any], where: str) -> None:
             if keys
         ]  # fmt: skip
         raise ValueError(f"{where} does not fit: {', '.join(said)}")
-    module.load_state_dict(given)
+    module.load_state_dict(given, strict=False)
+
+
+def _unread(key: str) -> bool:
+    return key.startswith("head.")

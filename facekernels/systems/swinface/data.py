@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import cached_property
 from typing import Any, Literal
 
 import torch
@@ -21,7 +22,8 @@ from facekernels.systems.swinface.targets import full_labels
 SOURCES = ("recognition", "age_gender", "attributes", "expression")
 """Parts of a batch, in the published order."""
 
-SETS = ("recognition", "adience", "morph", "imdb", "wiki", "celeba", "affectnet", "rafdb", "clap")
+SETS = ("recognition", "adience", "morph", "imdb", "wiki", "celeba", "affectnet", "rafdb", "clap",
+        "ijbc")  # fmt: skip
 """Real data sets that `SwinFaceData` reads."""
 
 
@@ -37,8 +39,9 @@ class SwinFaceData(StepData):
             under `roots`.
         roots: folder of each real data set (`SETS`): recognition (persons' folders, or a RecordIO
             set), adience, morph, imdb, wiki (age and gender), celeba (attributes), affectnet, rafdb
-            (expression), clap (apparent age, evaluation only). Each source is repeated, in the
-            published shares of those given, to the length of the recognition list.
+            (expression), and for evaluation only clap (apparent age) and ijbc (templates, by
+            `test`). Each source is repeated, in the published shares of those given, to the length
+            of the recognition list, if that is trained on.
         verification: name to ``.bin`` file of a verification set.
         strict: stop at the first missing or damaged file.
         image_size: side of the images, pixels.
@@ -106,19 +109,27 @@ class SwinFaceData(StepData):
         self.evaluation: dict[str, dict[str, Dataset[dict[str, Tensor]]]] = {}
 
     def setup(self, stage: str) -> None:
-        """Draw or read the splits; a second call does nothing."""
-        if self.sources:
-            return
-        if self.dataset == "files":
-            self._read()
-            return
-        for name in self.parts:
-            made = self._source(name)
-            self.sources[name] = LabelledImages(made.images, labels_of(made, name), self.augment)
-        self.evaluation = {
-            split: {"faces": self._labelled(number), "pairs": self._pairs(number)}
-            for split, number in (("val", 10), ("test", 20))
-        }
+        """Draw or read what `stage` needs: `sources` and validation to fit, else the one split.
+
+        What is there already stays.
+
+        Raises:
+            FileNotFoundError: a folder or file of a real data set is not there.
+            ValueError: a set that is needed is not given, or malformed.
+        """
+        if stage == "fit" and not self.sources:
+            self.sources = self._read() if self.dataset == "files" else self._draw()
+        split = "test" if stage == "test" else "val"
+        if split not in self.evaluation:
+            made_up = self.dataset == "faces"
+            self.evaluation[split] = (
+                self._draw_evaluation(split) if made_up else self._read_evaluation(split)
+            )
+        if stage != "fit" and not self.evaluation[split]:
+            raise ValueError(
+                "roots must give celeba, rafdb, clap or (to test) ijbc, or verification a .bin "
+                f"file, to evaluate on, got roots of {', '.join(self.roots) or 'nothing'}"
+            )
 
     def train_dataloader(self) -> DataLoader[Any]:
         sources = list(self.sources.values())
@@ -163,22 +174,39 @@ class SwinFaceData(StepData):
         right = self._make(self.eval_pairs, number + 2, population, identities=second)
         return LabelledImages(torch.cat([left.images, right.images], 1), {"same": pair % 2 == 0})
 
-    def _read(self) -> None:
-        """The real data sets that are given."""
-        people = real.recognition(self._root("recognition"), self.strict)
-        self.num_identities = len(people.classes)
+    def _draw(self) -> dict[str, Dataset[dict[str, Tensor]]]:
+        """The sources of made-up faces."""
+        drawn = {name: self._source(name) for name in self.parts}
+        return {name: LabelledImages(made.images, labels_of(made, name), self.augment)
+                for name, made in drawn.items()}  # fmt: skip
+
+    def _draw_evaluation(self, split: str) -> dict[str, Dataset[dict[str, Tensor]]]:
+        number = {"val": 10, "test": 20}[split]
+        return {"faces": self._labelled(number), "pairs": self._pairs(number)}
+
+    def _read(self) -> dict[str, Dataset[dict[str, Tensor]]]:
+        """The sources of the real data sets that are given."""
+        sources: dict[str, Dataset[dict[str, Tensor]]] = {}
+        length = None
+        if "recognition" in self.parts:
+            people = real.recognition(self._root("recognition"), self.strict)
+            self.num_identities, length = len(people.classes), len(people)
+            sources["recognition"] = real.recognition_images(people, self.image_size)
         for name in self.parts:
-            if name == "recognition":
-                self.sources[name] = real.recognition_images(people, self.image_size)
-            else:
-                self.sources[name] = real.source(
-                    name, self.roots, len(people), self.image_size, self.strict, self.seed
+            if name != "recognition":
+                sources[name] = real.source(
+                    name, self.roots, length, self.image_size, self.strict, self.seed
                 )
-        self.evaluation = {
-            split: real.evaluation(self.roots, self.verification, split, self.image_size,
-                                   self.strict)
-            for split in ("val", "test")
-        }  # fmt: skip
+        return sources
+
+    def _read_evaluation(self, split: str) -> dict[str, Dataset[dict[str, Tensor]]]:
+        sets = real.evaluation(self.roots, split, self.image_size, self.strict)
+        return {**self._verification, **sets}
+
+    @cached_property
+    def _verification(self) -> dict[str, Dataset[dict[str, Tensor]]]:
+        """The same pairs in both splits, read once."""
+        return real.verification(self.verification, self.image_size)
 
     def _root(self, name: str) -> str:
         if name not in self.roots:

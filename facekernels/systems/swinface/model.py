@@ -124,6 +124,11 @@ class SwinFace(nn.Module):
         self.output_type = output_type
 
     def forward(self, images: Tensor) -> Outputs:
+        if images.ndim != 4 or images.shape[1] != 3:
+            size = self.image_size
+            raise ValueError(
+                f"images must be [B, 3, {size}, {size}], got shape {tuple(images.shape)}"
+            )
         taps = self.backbone.forward_taps(images)
         answers = self.analyse(taps) if self._needs_analysis() else {}
         if self.output_type in answers:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ from facekernels.data.transforms import (
     analysis_transform,
     evaluation_transform,
 )
+from facekernels.systems.swinface.ijbc import TemplateFaces
 from facekernels.systems.swinface.targets import full_labels
 
 Images = Dataset[dict[str, Tensor]]
@@ -58,11 +60,12 @@ def recognition_images(people: ImageList, size: int) -> Images:
 
 
 def source(
-    name: str, roots: Mapping[str, str], length: int, size: int, strict: bool, seed: int
+    name: str, roots: Mapping[str, str], length: int | None, size: int, strict: bool, seed: int
 ) -> Images:
     """One analysis source: its data sets, repeated to `length` in the published shares.
 
-    Data sets that are not given leave their share to the others.
+    Data sets that are not given leave their share to the others. Without a length, the shortest one
+    that has every image is taken.
 
     Raises:
         ValueError: none of its data sets is given.
@@ -79,17 +82,28 @@ def source(
     shares = [SHARES[name][part] / total for part in parts]
     transform = analysis_transform(size)
     images = [_dataset(found, transform, **_given(name, found)) for found in parts.values()]
+    if length is None:
+        length = max(math.ceil(len(i) / share) for i, share in zip(images, shares, strict=True))
     return RepeatToLength(images, shares, length, keep=_KEPT.get(name, 1.0), seed=seed)
 
 
-def evaluation(
-    roots: Mapping[str, str], bins: Mapping[str, str], split: str, size: int, strict: bool
-) -> dict[str, Images]:
-    """Evaluation sets by name: verification pairs, CelebA, RAF-DB's test split, CLAP."""
+def verification(bins: Mapping[str, str], size: int) -> dict[str, Images]:
+    """Pairs of every ``.bin`` file, by its name."""
     transform = evaluation_transform(size)
-    found: dict[str, Images] = {
-        name: PairImages(read_verification_bin(path), transform) for name, path in bins.items()
-    }
+    return {name: PairImages(read_verification_bin(path), transform) for name, path in bins.items()}
+
+
+def evaluation(roots: Mapping[str, str], split: str, size: int, strict: bool) -> dict[str, Images]:
+    """The evaluation sets of `split` by name: CelebA, RAF-DB's test split, CLAP, and to test IJB-C.
+
+    Args:
+        roots: folders by name.
+        split: val or test.
+        size: side of the images, pixels.
+        strict: stop at the first missing or damaged file.
+    """
+    transform = evaluation_transform(size)
+    found: dict[str, Images] = {}
     if "celeba" in roots:
         celeba = read_celeba(roots["celeba"], "val" if split == "val" else "test", strict=strict)
         found["celeba"] = _dataset(celeba, transform, attributes=celeba.labels["attributes"])
@@ -101,6 +115,8 @@ def evaluation(
         labels = full_labels(len(clap), age=clap.labels["age"])
         labels["age_std"] = clap.labels["std"]
         found["clap"] = ImageListDataset(ImageList(clap.images, labels), transform)
+    if "ijbc" in roots and split == "test":
+        found["ijbc"] = TemplateFaces(roots["ijbc"], size)
     return found
 
 

@@ -4,13 +4,17 @@ attention, on made-up faces.
 
 from __future__ import annotations
 
+import functools
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import lightning
+from torch import Tensor
 
 from facekernels.data import faces
 from facekernels.data.batch_augment import BatchAugment
 from facekernels.systems.common.comparison import Comparison
+from facekernels.systems.common.landmark_start import landmark_start
 from facekernels.systems.common.schedule import Optimization
 from facekernels.systems.common.training import evaluate
 from facekernels.systems.swinface.data import SOURCES, SwinFaceData
@@ -18,10 +22,28 @@ from facekernels.systems.swinface.labels import TASKS
 from facekernels.systems.swinface.model import SwinFace
 from facekernels.systems.swinface.task import SwinFaceTask
 
-STEPS = 800
 SIZE = 64
-PART = 16
-"""Images of each source per step: the single-task networks see as many of theirs."""
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How large everything is."""
+
+    steps: int = 300
+    per_source: int = 16
+    """Images of each source per step: the single-task networks see as many of theirs."""
+    identities: int = 100
+    images_per_identity: int = 20
+    source_size: int = 2000
+    eval_size: int = 500
+    eval_pairs: int = 600
+    start_images: int = 4000
+    start_steps: int = 600
+
+
+FULL = Scale()
+QUICK = Scale(steps=5, identities=10, images_per_identity=5, source_size=50, eval_size=40,
+              eval_pairs=40, start_images=64, start_steps=5)  # fmt: skip
 
 NETWORK: dict[str, Any] = {
     "image_size": SIZE, "patch_size": 4, "window_size": 4, "embed_dim": 32, "depths": (1, 2, 1),
@@ -53,32 +75,44 @@ _METRICS = {
 
 def measure(condition: str, method: str, seed: int, quick: bool) -> dict[str, float]:
     """Train `method` with data and start of `seed`."""
+    scale = QUICK if quick else FULL
     if method == "single":
         found: dict[str, float] = {}
         for part in SINGLE.values():
-            found |= _train(part["tasks"], {part["source"]: PART}, True, seed, quick)
+            found |= _train(part["tasks"], (part["source"],), True, seed, scale)
         return found
-    parts = dict.fromkeys(SOURCES, PART)
-    return _train(None, parts, method == "attention", seed, quick)
+    return _train(None, SOURCES, method == "attention", seed, scale)
+
+
+@functools.lru_cache(1)
+def _start(seed: int, scale: Scale) -> dict[str, Tensor]:
+    """The networks of a seed start from the same backbone."""
+    return landmark_start(
+        SwinFace(**NETWORK).backbone, SIZE, FACES, seed, images=scale.start_images,
+        steps=scale.start_steps, rate=1e-3,
+    )  # fmt: skip
 
 
 def _train(
-    tasks: list[str] | None, parts: dict[str, int], attention: bool, seed: int, quick: bool
+    tasks: list[str] | None, parts: tuple[str, ...], attention: bool, seed: int, scale: Scale
 ) -> dict[str, float]:
     """The metrics that a network for `tasks`, trained on `parts` of the batch, has."""
+    start = _start(seed, scale)
     lightning.seed_everything(seed, verbose=False)
     network = SwinFace(**NETWORK, tasks=tasks, channel_attention=attention)
-    sizes: dict[str, Any] = dict.fromkeys(SOURCES, 0) | parts
+    network.backbone.load_state_dict(start)
+    sizes: dict[str, Any] = {name: scale.per_source * (name in parts) for name in SOURCES}
     data = SwinFaceData(
-        image_size=SIZE, identities=10 if quick else 100, images_per_identity=5 if quick else 20,
-        source_size=50 if quick else 2000, eval_size=40 if quick else 500,
-        eval_pairs=40 if quick else 600, settings=FACES, augment=AUGMENT, seed=seed, **sizes,
+        image_size=SIZE, identities=scale.identities,
+        images_per_identity=scale.images_per_identity, source_size=scale.source_size,
+        eval_size=scale.eval_size, eval_pairs=scale.eval_pairs, settings=FACES, augment=AUGMENT,
+        seed=seed, **sizes,
     )  # fmt: skip
     task = SwinFaceTask(
         network, scale=16.0, margins=(1.0, 0.0, 0.2), backbone_rate=1.0, age_start=40.0,
         optimization=Optimization(lr=1e-3, warmup_steps=30, warmup_jump=False),
     )  # fmt: skip
-    found = evaluate(task, data, steps=5 if quick else STEPS)
+    found = evaluate(task, data, steps=scale.steps)
     chosen = {}
     if "recognition" in parts:
         chosen["verification"] = found["test/pairs/verification"]
@@ -90,7 +124,7 @@ def _train(
     return chosen
 
 
-def comparison() -> Comparison:
+def comparison(quick: bool = False) -> Comparison:
     """Multi-task with attention against single-task networks and against no attention."""
     return Comparison(
         title="SwinFace on made-up faces",
@@ -105,9 +139,11 @@ def comparison() -> Comparison:
         ours="attention",
         baselines=("plain", "single"),
         settings={
-            "steps": STEPS, "images_per_source_and_step": PART, "network": NETWORK,
-            "identities": 100, "images_per_identity": 20, "images_of_other_sources": 2000,
+            **asdict(QUICK if quick else FULL), "network": NETWORK, "faces": asdict(FACES),
+            "augment": asdict(AUGMENT), "learning_rate": 1e-3,
+            "start": "landmarks of other made-up faces",
         },
         seeds=3,
+        quick=quick,
         decided_by=tuple(_METRICS),
     )  # fmt: skip

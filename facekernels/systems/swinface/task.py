@@ -7,11 +7,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from facekernels.data.files import replacing
 from facekernels.nn import PartialFC
 from facekernels.systems.common.schedule import Optimization
 from facekernels.systems.common.task import SystemTask
-from facekernels.systems.swinface.checkpoint import load_published_backbone
-from facekernels.systems.swinface.evaluate import predictions, scores
+from facekernels.systems.swinface.checkpoint import load_backbone, load_network
+from facekernels.systems.swinface.evaluate import attribute_accuracies, predictions, scores
 from facekernels.systems.swinface.losses import MultiTaskLoss
 from facekernels.systems.swinface.model import FORMAT, RECOGNITION, SYSTEM, SwinFace
 
@@ -24,9 +25,12 @@ class SwinFaceTask(SystemTask):
 
     Args:
         network: the network to train.
-        init_backbone: published or own checkpoint to start the backbone from. Class centres are not
-            taken over, as published.
-        recognition_weight: factor of the recognition loss; 0 leaves it out.
+        init_backbone: published or own checkpoint, of a first stage for one, to start the backbone
+            from. Class centres are not taken over, as published.
+        init_network: published or own checkpoint to take all weights from, to evaluate them or to
+            train on.
+        recognition_weight: factor of the recognition loss; 0 leaves it out, and the layers of the
+            embedding as they are.
         task_weights: analysis task to factor, 1 where not named.
         margins: m1, m2, m3 of the combined margin: (1, 0, 0.4) is CosFace, (1, 0.5, 0) ArcFace.
         scale: s of the margin softmax.
@@ -49,6 +53,7 @@ class SwinFaceTask(SystemTask):
         self,
         network: SwinFace,
         init_backbone: str | None = None,
+        init_network: str | None = None,
         recognition_weight: float = 1.0,
         task_weights: dict[str, float] | None = None,
         margins: tuple[float, float, float] = (1.0, 0.0, 0.4),
@@ -62,41 +67,62 @@ class SwinFaceTask(SystemTask):
     ) -> None:
         super().__init__()
         self.network = network
-        if init_backbone is not None:
-            load_published_backbone(network, init_backbone)
+        if init_backbone is not None and init_network is not None:
+            raise ValueError(
+                "init_backbone and init_network must not both be given, got "
+                f"{init_backbone} and {init_network}"
+            )
         if age_start and "Age" in network.tasks:
             nn.init.constant_(network.om.layer("Age").bias, age_start)
+        if init_backbone is not None:
+            load_backbone(network, init_backbone)
+        if init_network is not None:
+            load_network(network, init_network)
         self.recognition_weight, self.task_weights = recognition_weight, task_weights
         self.margins, self.scale, self.sample_rate = margins, scale, sample_rate
         self.age_sigma = age_sigma
         self.backbone_rate, self.backbone_clip = backbone_rate, backbone_clip
         self.optimization = optimization or Optimization()
         self.partial_fc: PartialFC | None = None
+        self._frozen: list[nn.Parameter] = []
         self.collected: dict[str, list[dict[str, Tensor]]] = {}
 
     def setup(self, stage: str) -> None:
         """Make the losses for the data's identities and the trainer's steps."""
+        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+        if data.image_size != self.network.image_size:
+            raise ValueError(
+                f"image_size of model and data must be the same, got {self.network.image_size} "
+                f"and {data.image_size}"
+            )
         if stage != "fit":
             return
-        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
-        self.network.set_output_type("Dict")
-        if self.recognition_weight and "recognition" in data.parts:
-            self.partial_fc = PartialFC(
-                self.network.settings["embedding_dim"], data.num_identities, self.scale,
-                self.margins, self.sample_rate,
-                sparse_grad=self._takes_sparse_gradients(),
-            )  # fmt: skip
+        recognition = bool(self.recognition_weight) and "recognition" in data.parts
+        if not recognition and not self.network.tasks:
+            raise ValueError(
+                "there is nothing to train: a network without tasks needs recognition_weight above "
+                f"0 and recognition images, got {self.recognition_weight} and {data.parts}"
+            )
+        self._make_centres(data.num_identities if recognition else 0)
+        self._freeze(self._idle_parameters())
         steps = max(self.trainer.max_steps, 1)
         self.analysis = MultiTaskLoss(steps, self.task_weights, self.age_sigma)
 
+    def teardown(self, stage: str) -> None:
+        """What the training left idle may be trained by another one."""
+        self._freeze([])
+
     def losses(self, batch: dict[str, Tensor], step: int) -> dict[str, Tensor]:
         """`total`, `Recognition` and every analysis task's loss."""
-        outputs = self.network(batch["image"])
-        losses = self.analysis(outputs, batch, step) if self.network.tasks else {}
-        total = self.analysis.total(losses) if losses else outputs[RECOGNITION].sum() * 0
+        taps = self.network.backbone.forward_taps(batch["image"])
+        losses: dict[str, Tensor] = {}
+        total = taps[-1].new_zeros(())
+        if self.network.tasks:
+            losses = self.analysis(self.network.analyse(taps), batch, step)
+            total = self.analysis.total(losses)
         if self.partial_fc is not None:
-            rows = batch["identity"] >= 0
-            recognition = self.partial_fc(outputs[RECOGNITION][rows], batch["identity"][rows])
+            embeddings, rows = self.network.backbone.embed(taps[-1]), batch["identity"] >= 0
+            recognition = self.partial_fc(embeddings[rows], batch["identity"][rows])
             total = total + self.recognition_weight * recognition
             losses = {RECOGNITION: recognition, **losses}
         return {"total": total, **losses}
@@ -165,6 +191,37 @@ class SwinFaceTask(SystemTask):
             for key in [k for k in state if k.startswith("partial_fc.")]:
                 del state[key]
 
+    def _make_centres(self, identities: int) -> None:
+        """Class centres; those that are there already stay, none for no identities."""
+        if not identities:
+            self.partial_fc = None
+            return
+        if self.partial_fc is None or self.partial_fc.num_classes != identities:
+            self.partial_fc = PartialFC(
+                self.network.settings["embedding_dim"], identities, self.scale, self.margins,
+                self.sample_rate,
+            )  # fmt: skip
+        self.partial_fc.sparse_grad = self._takes_sparse_gradients()
+
+    def _idle_parameters(self) -> list[nn.Parameter]:
+        """Those that no loss reaches, for which DistributedDataParallel would wait in vain."""
+        backbone, idle = self.network.backbone, []
+        if self.partial_fc is None:
+            idle += [backbone.norm, backbone.feature]
+            if self.network.settings["feature"] == "local":  # the last stage feeds the embedding
+                idle.append(backbone.layers[-1])
+        if hasattr(backbone, "head"):
+            idle.append(backbone.head)
+        return [p for part in idle for p in part.parameters()]
+
+    def _freeze(self, parameters: list[nn.Parameter]) -> None:
+        """Freeze these instead of what was frozen before; the user's own stay as they are."""
+        for parameter in self._frozen:
+            parameter.requires_grad_(True)
+        self._frozen = [p for p in parameters if p.requires_grad]
+        for parameter in self._frozen:
+            parameter.requires_grad_(False)
+
     def _takes_sparse_gradients(self) -> bool:
         """Only AdamW does, and DistributedDataParallel cannot average them."""
         return self.optimization.optimizer == "adamw" and self.trainer.world_size == 1
@@ -181,10 +238,21 @@ class SwinFaceTask(SystemTask):
         if self.trainer.sanity_checking:
             return  # a few batches, which may hold pairs of one kind only
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
-        for name in data.evaluation[stage]:
+        for name, images in data.evaluation[stage].items():
             found = _gather(collected.get(name, []), self.trainer.world_size)
-            self.log_dict({f"{stage}/{name}/{k}": v for k, v in scores(found).items()},
+            metrics = scores(found, getattr(images, "pairs", None))
+            self.log_dict({f"{stage}/{name}/{k}": v for k, v in metrics.items()},
                           prog_bar=self.network.tasks == ())  # fmt: skip
+            if stage == "test":
+                self._write_attributes(name, attribute_accuracies(found))
+
+    def _write_attributes(self, name: str, accuracies: dict[str, float]) -> None:
+        """A table beside the logs: ``attributes_NAME.csv``."""
+        folder = self.trainer.log_dir  # a broadcast: every process has to ask
+        if accuracies and self.trainer.is_global_zero and self.trainer.loggers:
+            rows = [f"{attribute},{value:.6f}" for attribute, value in accuracies.items()]
+            with replacing(f"{folder}/attributes_{name}.csv") as temporary:
+                temporary.write_text("\n".join(["attribute,accuracy", *rows, ""]))
 
 
 def _gather(parts: list[dict[str, Tensor]], world: int) -> dict[str, Tensor]:

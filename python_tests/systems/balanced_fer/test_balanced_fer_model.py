@@ -76,6 +76,8 @@ def test_bad_arguments_are_named() -> None:
         ExpressionNet("vgg")
     with pytest.raises(ValueError, match="num_classes must be at least 2, got 1"):
         ExpressionNet("resnet18", num_classes=1)
+    with pytest.raises(ValueError, match=r"backbone_options do not fit resnet18: .*'widht'"):
+        ExpressionNet("resnet18", widht=8)
 
 
 def test_a_step_compiles_in_one_graph() -> None:

@@ -14,6 +14,7 @@ from PIL import Image
 from facekernels.data import faces
 from facekernels.data.image_list import ImageList
 from facekernels.data.image_sources import ImageFiles
+from facekernels.systems.balanced_fer import ExpressionNet, predict
 from facekernels.systems.balanced_fer.data import ExpressionData, _thinned
 from facekernels.systems.balanced_fer.task import ExpressionTask
 from facekernels.systems.common.schedule import Optimization
@@ -22,6 +23,9 @@ from facekernels.systems.common.training import trainer
 pytestmark = pytest.mark.filterwarnings(
     "ignore::UserWarning", "ignore::DeprecationWarning", "ignore::FutureWarning"
 )
+
+
+SMALL = {"layers": (1, 1, 1, 1), "width": 8, "stem": "small"}
 
 
 @pytest.fixture(scope="module")
@@ -88,3 +92,50 @@ def test_thinning_keeps_all_it_can() -> None:
     assert not torch.equal(_thinned(images, 10.0, seed=1), rows)
     balanced = image_list([5, 7, 9])
     assert balanced.subset(_thinned(balanced, 1.0, seed=0)).class_counts.tolist() == [5, 5, 5]
+
+
+def test_contempt_is_an_eighth_class(tmp_path: Path) -> None:
+    """AffectNet by class folders; the names reach the predictions of a checkpoint."""
+    made = faces.make(16, 32, 0, uint8=True)
+    for split in ("train", "val"):
+        for i, image in enumerate(made.images):
+            folder = tmp_path / split / str(i % 8)
+            folder.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(image.permute(1, 2, 0).numpy()).save(folder / f"{i}.png")
+    options = {"root": str(tmp_path), "image_size": 32, "batch_size": 8}
+    data = ExpressionData("affectnet", contempt=True, augmentation="erase", **options)
+    data.setup("fit")
+    assert data.class_counts.tolist() == [2] * 8
+    assert data.class_names[7] == "Contempt"
+    without = ExpressionData("affectnet", **options)
+    without.setup("fit")
+    assert without.class_counts.tolist() == [2] * 7
+
+    task = ExpressionTask("resnet", SMALL, image_size=32, num_classes=8)
+    loop = trainer(1, enable_checkpointing=True, default_root_dir=tmp_path)
+    loop.fit(task, data)
+    path = tmp_path / "last.ckpt"
+    loop.save_checkpoint(path)
+    (found,) = predict(ExpressionNet.from_checkpoint(path), made.images[:1])
+    assert list(found.probabilities)[7] == "Contempt"
+
+
+def test_contempt_is_not_in_every_set(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="contempt is a class of affectnet and ferplus, got rafdb"):
+        ExpressionData("rafdb", str(tmp_path), contempt=True)
+
+
+def test_digits() -> None:
+    pytest.importorskip("sklearn")
+    data = ExpressionData("digits", image_size=16, imbalance=10.0, test_per_class=20, seed=3)
+    data.setup("fit")
+    counts = data.class_counts.tolist()
+    assert counts[9] == counts[0] // 10
+    assert counts == sorted(counts, reverse=True)
+    assert torch.bincount(data.test.labels["label"]).tolist() == [20] * 10
+    assert data.train.images.shape[1:] == (3, 16, 16)
+    # No image is in two splits.
+    seen = torch.cat([data.train.images, data.val.images, data.test.images]).flatten(1)
+    assert len(seen.unique(dim=0)) >= len(seen) - 2
+    with pytest.raises(ValueError, match="test_per_class must leave digits for training"):
+        ExpressionData("digits", image_size=16, test_per_class=100).setup("fit")

@@ -73,13 +73,13 @@ def test_one_seed_decides_nothing() -> None:
 
 
 def test_results_are_stored(done: Comparison, tmp_path: Path) -> None:
-    done.save(tmp_path, 1.25, quick=False)
+    done.save(tmp_path)
     stored = json.loads((tmp_path / "results.json").read_text())
     assert stored["settings"] == {"steps": 1}
     assert stored["seeds"] == [1, 2, 3, 4]
     assert len(stored["rows"]) == 16
     assert stored["verdict"] == done.verdict()
-    assert {"commit", "torch", "seconds"} <= set(stored)
+    assert {"commit", "torch", "quick"} <= set(stored)
     assert (tmp_path / "comparison.svg").read_text().count("our method") >= 1
     assert (tmp_path / "comparison.png").stat().st_size > 5000
 
@@ -97,3 +97,30 @@ def test_a_failed_training_is_not_hidden() -> None:
     made.conditions["none"] = "no such condition"
     with pytest.raises(KeyError, match="none"):
         made.run((1,))
+
+
+def test_an_interrupted_run_goes_on(tmp_path: Path) -> None:
+    """Rows that are on disk are not measured again: here one is a value that no training gives."""
+    made = comparison()
+    made.conditions["none"] = "no such condition"
+    kept = tmp_path / "rows.jsonl"
+    with pytest.raises(KeyError, match="none"):
+        made.run((1,), kept=kept)
+    head, first, *rest = kept.read_text().splitlines()
+    marked = json.dumps(json.loads(first) | {"values": {"accuracy": 9.0, "error": 0.0}})
+    kept.write_text("\n".join([head, marked, *rest]) + '\n{"condition": "ea')  # cut by a crash
+
+    again, seen = comparison(), []
+    again.run((1, 2), done=lambda row: seen.append(row), kept=kept)
+    assert len(again.rows) == len(seen) == 8
+    assert again.per_seed("easy", "ours", "accuracy")[0] == 9.0
+    assert len(kept.read_text().splitlines()) == 9
+
+
+def test_rows_of_other_settings_are_refused(tmp_path: Path) -> None:
+    kept = tmp_path / "rows.jsonl"
+    comparison().run((1,), kept=kept)
+    other = comparison()
+    other.settings = {"steps": 2}
+    with pytest.raises(ValueError, match=r"rows.jsonl holds rows of another version or other"):
+        other.run((1,), kept=kept)

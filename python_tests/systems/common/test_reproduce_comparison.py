@@ -16,13 +16,13 @@ def measure(condition: str, method: str, seed: int, quick: bool) -> dict[str, fl
     return {f"metric{k}": 0.5 + 0.01 * seed + (method == "ours") for k in range(4)}
 
 
-def comparison() -> Comparison:
+def comparison(quick: bool = False) -> Comparison:
     return Comparison(
         title="a comparison",
         methods={"ours": "a method with a rather long name (ours)", "plain": "plain"},
         conditions={"easy": "easy data"},
         metrics={f"metric{k}": f"number {k} of the metrics with long names" for k in range(4)},
-        measure=measure, ours="ours", baselines=("plain",), settings={}, seeds=4,
+        measure=measure, ours="ours", baselines=("plain",), settings={}, seeds=4, quick=quick,
     )  # fmt: skip
 
 

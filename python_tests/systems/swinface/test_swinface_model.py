@@ -15,8 +15,8 @@ from facekernels.systems.swinface import (
     TASKS,
     SwinFace,
     load,
+    load_backbone,
     load_published,
-    load_published_backbone,
     save_published,
 )
 
@@ -163,10 +163,10 @@ def test_wrong_checkpoints_are_named(tmp_path: Path) -> None:
         path,
     )
     with pytest.raises(ValueError, match=r"tensors of another shape \(feature"):
-        load_published_backbone(network, path)
+        load_backbone(network, path)
     torch.save({"state_dict_backbone": {"module.head.weight": torch.ones(1)}}, path)
     with pytest.raises(ValueError, match=r"keys missing \(feature.0.weight"):
-        load_published_backbone(network, path)
+        load_backbone(network, path)
 
 
 def test_backbone_of_the_first_stage(tmp_path: Path) -> None:
@@ -176,7 +176,7 @@ def test_backbone_of_the_first_stage(tmp_path: Path) -> None:
     state = {f"module.{k}": v for k, v in first.backbone.state_dict().items()}
     centres = {"weight": torch.ones(3, 16)}
     torch.save({"state_dict_backbone": state, "state_dict_softmax_fc": centres}, path)
-    load_published_backbone(second, path)
+    load_backbone(second, path)
     assert torch.equal(
         second.backbone.patch_embed.proj.weight, first.backbone.patch_embed.proj.weight
     )
@@ -220,6 +220,10 @@ def test_bad_arguments_are_named(small: SwinFace) -> None:
         ValueError, match=r"images must be \[B, 3, H, W\], got shape \(1, 1, 64, 64\)"
     ):
         small.predict(torch.rand(1, 1, 64, 64))
+    with pytest.raises(
+        ValueError, match=r"images must be \[B, 3, 64, 64\], got shape \(2, 1, 64, 64\)"
+    ):
+        small(torch.rand(2, 1, 64, 64))
     with pytest.raises(TypeError, match=r"uint8 or floating point, got torch\.int64"):
         small.predict(torch.ones(1, 3, 64, 64).long())
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import pickle
+import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,10 +14,20 @@ import torch
 
 pytest.importorskip("lightning")
 pytest.importorskip("PIL")
+from lightning.pytorch.loggers import CSVLogger
 from PIL import Image
 
+from facekernels.data.image_sources import UnreadableImage
+from facekernels.data.label_files import DataSetWarning
 from facekernels.data.labels import ATTRIBUTES, CELEBA_ATTRIBUTES
+from facekernels.systems.common.training import trainer
+from facekernels.systems.swinface import real_data
 from facekernels.systems.swinface.data import SwinFaceData
+from python_tests.systems.swinface.test_swinface_training import task
+
+pytestmark = pytest.mark.filterwarnings(  # of Lightning
+    "ignore:.*does not have many workers", "ignore::DeprecationWarning"
+)
 
 
 def jpeg(value: int) -> bytes:
@@ -67,7 +79,8 @@ def data(roots: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Swi
     path = tmp_path_factory.mktemp("bins") / "lfw.bin"
     path.write_bytes(pickle.dumps(([jpeg(10 * i) for i in range(8)], [True, True, False, False])))
     found = SwinFaceData("files", roots, {"lfw": str(path)}, strict=True, image_size=16)
-    found.setup("fit")
+    for stage in ("fit", "validate", "test"):
+        found.setup(stage)
     return found
 
 
@@ -129,3 +142,156 @@ def test_sources_need_a_data_set(roots: dict[str, str]) -> None:
         SwinFaceData("files", only).setup("fit")
     with pytest.raises(ValueError, match=r"^roots must be of recognition, .*, got lfw$"):
         SwinFaceData("files", {"lfw": "lfw"})
+
+
+def test_each_stage_reads_what_it_needs(
+    roots: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To evaluate, the folders of the training need not be there; pairs are read once."""
+    path = tmp_path / "lfw.bin"
+    path.write_bytes(pickle.dumps(([jpeg(1)] * 4, [True, False])))
+    calls: list[str] = []
+    for name in ("read_verification_bin", "read_rafdb", "read_celeba", "read_clap"):
+        read = getattr(real_data, name)
+
+        def counted(*arguments: Any, read: Any = read, name: str = name, **options: Any) -> Any:
+            calls.append(" ".join([name, *arguments[1:]]))
+            return read(*arguments, **options)
+
+        monkeypatch.setattr(real_data, name, counted)
+    elsewhere = dict.fromkeys(("recognition", "adience", "affectnet"), "nowhere")
+    data = SwinFaceData("files", roots | elsewhere, {"lfw": str(path)}, strict=True)
+    data.setup("test")
+    assert sorted(calls) == ["read_celeba test", "read_clap test", "read_rafdb test",
+                             "read_verification_bin"]  # fmt: skip
+    assert not data.sources
+    assert list(data.evaluation) == ["test"]
+    calls.clear()
+    data.setup("validate")
+    data.setup("validate")
+    assert sorted(calls) == ["read_celeba val", "read_clap val", "read_rafdb test"]
+    assert data.evaluation["val"]["lfw"] is data.evaluation["test"]["lfw"]
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        data.setup("fit")
+
+
+def test_every_set_is_reported(roots: dict[str, str], tmp_path: Path) -> None:
+    path = tmp_path / "lfw.bin"
+    path.write_bytes(pickle.dumps(([jpeg(5 * i) for i in range(40)], [True, False] * 10)))
+    data = SwinFaceData("files", roots, {"lfw": str(path)}, image_size=32)
+    loop = trainer(1, logger=CSVLogger(str(tmp_path)))
+    found = loop.test(task(), datamodule=data, verbose=False)
+    names = {name.removeprefix("test/") for part in found for name in part}
+    assert names == {
+        "lfw/verification", "lfw/tar@far=0.001", "lfw/tar@far=0.01", "lfw/tar@far=0.1",
+        "celeba/gender", "celeba/attributes", "rafdb/expression", "rafdb/expression_top5",
+        "clap/age_mae", "clap/age_within_10", "clap/age_epsilon",
+    }  # fmt: skip
+    (table,) = tmp_path.rglob("attributes_*.csv")
+    assert table.name == "attributes_celeba.csv"
+    assert len(table.read_text().splitlines()) == 41
+
+
+def test_without_recognition_its_folder_is_not_needed(roots: dict[str, str]) -> None:
+    only = {name: roots[name] for name in ("adience", "imdb", "affectnet")}
+    data = SwinFaceData("files", only, recognition=0, attributes=0, strict=True)
+    data.setup("fit")
+    # Adience has a third of the list, IMDB two thirds: six are needed to hold Adience's two.
+    ages = [int(row["age"]) for row in rows(data, "age_gender")]
+    assert ages == [10, 10, 30, 30, 30, 30]
+    assert sorted(int(row["expression"]) for row in rows(data, "expression")) == list(range(7))
+
+
+def test_nothing_to_evaluate_on(roots: dict[str, str]) -> None:
+    data = SwinFaceData("files", {"recognition": roots["recognition"]}, age_gender=0,
+                        attributes=0, expression=0)  # fmt: skip
+    data.setup("fit")
+    for stage in ("validate", "test"):
+        with pytest.raises(ValueError, match=r"must give celeba, .* got roots of recognition$"):
+            data.setup(stage)
+
+
+@pytest.mark.parametrize("name", ["recognition", "adience", "morph", "imdb", "wiki", "celeba",
+                                  "affectnet", "rafdb", "clap", "ijbc"])  # fmt: skip
+def test_missing_folders_are_named(roots: dict[str, str], name: str) -> None:
+    data = SwinFaceData("files", roots | {name: "nowhere"})
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        data.setup("test" if name in ("clap", "ijbc") else "fit")
+
+
+def test_a_missing_bin_is_named(roots: dict[str, str]) -> None:
+    with pytest.raises(FileNotFoundError, match=r"nowhere\.bin is not a file"):
+        SwinFaceData("files", {}, {"lfw": "nowhere.bin"}).setup("test")
+
+
+@pytest.fixture
+def copied(roots: dict[str, str], tmp_path: Path) -> dict[str, str]:
+    """The data sets, to be damaged."""
+    return {name: str(shutil.copytree(root, tmp_path / name)) for name, root in roots.items()}
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new", "problem"),
+    [
+        ("adience/label.txt", "0.jpg 10", "0.jpg 200", "label.txt:2: .*an age of 0 to 120"),
+        ("wiki/label.txt", "1.jpg 40 1.0", "1.jpg 40 2.0", "label.txt:3: .*gender 0 or 1"),
+        ("celeba/list_attr_celeba.txt", "1.jpg -1 1", "1.jpg -1 7", "celeba.txt:4: .*1 or -1"),
+        ("rafdb/list_patition_label.txt", "test_2.jpg 3", "test_2.jpg 9", "txt:6: .*1 to 7"),
+        ("clap/val.csv", ";30;", ";-30;", "val.csv:1: .*an age of 0 to 120"),
+        ("clap/val.csv", ";2.5", ";0", "val.csv:1: .*a deviation above 0"),
+    ],
+)
+def test_labels_out_of_range_are_named(
+    copied: dict[str, str], file: str, old: str, new: str, problem: str
+) -> None:
+    path = Path(copied["celeba"]).parent / file
+    assert old in path.read_text()
+    path.write_text(path.read_text().replace(old, new, 1))
+    with pytest.raises(ValueError, match=f"{problem}, got"):
+        SwinFaceData("files", copied, strict=True).setup("fit")
+    if not file.startswith(("celeba", "clap")):  # whose list would be empty
+        data = SwinFaceData("files", copied)
+        with pytest.warns(DataSetWarning, match=r"label out of range"):
+            data.setup("fit")
+
+
+@pytest.mark.parametrize(
+    ("file", "place"),
+    [
+        ("recognition/1/5.jpg", "recognition"),
+        ("adience/data/0.jpg", "age_gender"),
+        ("celeba/img_align_celeba/0.jpg", "attributes"),
+        ("affectnet/train/0/a.jpg", "expression"),
+        ("clap/val/a.jpg", "clap"),
+        ("rafdb/Image/aligned/test_0_aligned.jpg", "rafdb"),
+    ],
+)
+def test_damaged_images_are_named(copied: dict[str, str], file: str, place: str) -> None:
+    (Path(copied["celeba"]).parent / file).write_bytes(b"no image")
+    data = SwinFaceData("files", copied, image_size=16)
+    data.setup("fit")
+    found = data.sources.get(place, data.evaluation["val"].get(place))
+    assert found is not None
+    with pytest.raises(UnreadableImage, match=f"{file} cannot be read as an image"):
+        [found[i] for i in range(len(found))]  # type: ignore[arg-type]
+
+
+def test_a_damaged_image_of_a_pair_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "lfw.bin"
+    path.write_bytes(pickle.dumps(([jpeg(1), jpeg(2), jpeg(3), b"no image"], [True, False])))
+    data = SwinFaceData("files", {}, {"lfw": str(path)}, image_size=16)
+    data.setup("test")
+    pairs = data.evaluation["test"]["lfw"]
+    assert pairs[0]["image"].shape == (6, 16, 16)
+    with pytest.raises(UnreadableImage, match=r"lfw\.bin: image 3 cannot be read as an image"):
+        pairs[1]
+
+
+@pytest.mark.parametrize("mode", ["L", "LA", "RGBA", "P", "CMYK", "1"])
+def test_images_of_other_channels_become_rgb(copied: dict[str, str], mode: str) -> None:
+    suffix = "TIFF" if mode == "CMYK" else "PNG"
+    image = Image.fromarray(np.full((16, 16, 3), 255, np.uint8)).convert(mode)
+    image.save(Path(copied["recognition"]) / "0/0.jpg", suffix)
+    data = SwinFaceData("files", copied, image_size=16)
+    data.setup("fit")
+    torch.testing.assert_close(data.sources["recognition"][0]["image"], torch.ones(3, 16, 16))

@@ -90,8 +90,8 @@ def test_every_protocol_is_reported() -> None:
     found = loop.test(module, datamodule=data(), verbose=False)
     names = {name for part in found for name in part}
     assert {"test/faces/age_mae", "test/faces/age_within_10", "test/faces/gender",
-            "test/faces/attributes", "test/faces/expression", "test/pairs/verification",
-            "test/pairs/tar@far=0.1"} <= names  # fmt: skip
+            "test/faces/attributes", "test/faces/expression", "test/faces/expression_top5",
+            "test/pairs/verification", "test/pairs/tar@far=0.1"} <= names  # fmt: skip
 
 
 def test_recognition_alone_is_the_first_stage() -> None:
@@ -177,7 +177,66 @@ def test_only_the_backbone_is_clipped() -> None:
     assert norms["om"] > 1e-3
 
 
+class Idle(lightning.Callback):
+    """Names of the parameters that were frozen, and of those without a gradient."""
+
+    def on_train_batch_end(self, loop: Any, module: Any, *rest: Any) -> None:
+        named = list(module.named_parameters())
+        self.frozen = {n for n, p in named if not p.requires_grad}
+        self.without = {n for n, p in named if p.grad is None}
+
+
+@pytest.mark.parametrize(
+    ("network", "options", "idle"),
+    [
+        ({"unused_head": True}, {}, ("head",)),
+        ({}, {"recognition_weight": 0.0}, ("norm", "feature")),
+        ({"feature": "local"}, {"recognition_weight": 0.0}, ("norm", "feature", "layers.2")),
+    ],
+)
+def test_what_no_loss_reaches_is_frozen(
+    network: dict[str, Any], options: dict[str, Any], idle: tuple[str, ...]
+) -> None:
+    """DistributedDataParallel waits for the gradient of every other parameter."""
+    module, seen = task(network, **options), Idle()
+    module.network.backbone.patch_embed.requires_grad_(False)  # the user's own choice
+    before = {k: v.clone() for k, v in module.network.backbone.state_dict().items()}
+    trainer(1, callbacks=[seen]).fit(module, data())
+    prefixes = tuple(f"network.backbone.{name}." for name in (*idle, "patch_embed"))
+    names = {name for name, _ in module.named_parameters()}
+    assert seen.without == seen.frozen == {n for n in names if n.startswith(prefixes)}
+    for key, value in module.network.backbone.state_dict().items():
+        if key.startswith(idle):  # running statistics, too
+            assert torch.equal(value, before[key]), key
+    left = {n for n, p in module.named_parameters() if not p.requires_grad}
+    assert left == {n for n in names if ".patch_embed." in n}
+    again = Idle()
+    module.recognition_weight = 1.0
+    trainer(1, callbacks=[again]).fit(module, data())
+    assert not any(".feature." in name for name in again.frozen)
+
+
+def test_a_second_setup_keeps_the_class_centres() -> None:
+    module, images = task(), data()
+    trainer(1).fit(module, images)
+    centres = module.partial_fc
+    assert centres is not None
+    module.setup("fit")
+    assert module.partial_fc is centres
+    trainer(1).fit(module, images)
+    assert module.partial_fc is centres
+    trainer(1).fit(module, data(identities=7))
+    assert module.partial_fc is not centres
+    assert module.partial_fc is not None
+    assert module.partial_fc.num_classes == 7
+
+
 def test_bad_arguments_are_named() -> None:
+    with pytest.raises(ValueError, match=r"image_size of model and data must be the same, got 32"):
+        trainer(1).test(task(), datamodule=SwinFaceData(image_size=64, eval_size=1, eval_pairs=1))
+    for options, sizes in (({"recognition_weight": 0.0}, {}), ({}, {"recognition": 0})):
+        with pytest.raises(ValueError, match=r"^there is nothing to train: .* got [01]\.0 and \{"):
+            trainer(1).fit(task({"tasks": []}, **options), data(**sizes))
     with pytest.raises(
         ValueError, match=r"recognition, age_gender, attributes and expression must"
     ):
