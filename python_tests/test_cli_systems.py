@@ -340,21 +340,3 @@ def test_two_processes_evaluate_as_one(trained: Path, tmp_path: Path) -> None:
     assert len(metrics) == 2 + 7
     assert {k: one[0][k] for k in metrics} == {k: two[0][k] for k in metrics}
     assert len({one[0][k] for k in metrics}) > 1
-
-
-def test_two_processes_keep_the_order_of_an_evaluation(tmp_path: Path) -> None:
-    """The folds of the verification depend on it; 151 pairs and 13 faces divide by neither."""
-    command = [
-        "test", "swinface", "--config", "small", "--data.identities", "4",
-        "--data.images_per_identity", "2", "--data.source_size", "4", "--data.eval_size", "13",
-        "--data.eval_pairs", "151", "--data.eval_batch_size", "16",
-        "--trainer.enable_progress_bar", "false", "--trainer.enable_model_summary", "false",
-    ]  # fmt: skip
-    one, two = (
-        {k: v for k, v in _logged(tmp_path / name, *command, *more)[0].items() if "/" in k}
-        for name, more in PROCESSES.items()
-    )
-    assert "test/pairs/verification" in one
-    assert {k: float(v) for k, v in two.items()} == pytest.approx(
-        {k: float(v) for k, v in one.items()}, rel=1e-6, nan_ok=True
-    )

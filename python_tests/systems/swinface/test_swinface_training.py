@@ -114,7 +114,7 @@ def sgd_curve(name: str, lr: float) -> list[float]:
 
 def test_the_curve_does_not_depend_on_the_kernels() -> None:
     ours, reference = sgd_curve("auto", 0.05), sgd_curve("reference", 0.05)
-    assert ours == pytest.approx(reference, rel=1e-5)
+    assert ours == pytest.approx(reference, rel=1e-4)
     # The rate is high enough for wrong gradients to show.
     untrained = sgd_curve("auto", 0.0)
     moved = [abs(a / b - 1) for a, b in zip(ours, untrained, strict=True)]
