@@ -13,7 +13,8 @@ from facekernels.nn import CAMHead, MobileNetV2, ResNet, SwinTransformer, resnet
 from facekernels.systems.common.checkpoint import (
     ENTRY,
     backbone_state,
-    model_of_checkpoint,
+    build_network,
+    fitting,
     read_checkpoint,
 )
 
@@ -109,11 +110,10 @@ class ExpressionNet(nn.Module):
             ValueError: it is damaged, or of another system or format.
         """
         checkpoint = read_checkpoint(path)
-        settings, state = model_of_checkpoint(checkpoint, SYSTEM, FORMAT)
-        network = cls(**settings)
-        network.load_state_dict(state)
-        network.class_names = tuple(checkpoint[ENTRY]["class_names"])
-        return network.eval()
+        network = build_network(cls, checkpoint, path, SYSTEM, FORMAT)
+        with fitting(path):
+            network.class_names = tuple(checkpoint[ENTRY]["class_names"])
+        return network
 
 
 def load_backbone(network: ExpressionNet, path: str | Path) -> None:

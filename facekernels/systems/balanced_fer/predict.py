@@ -40,8 +40,8 @@ def predict(network: ExpressionNet, images: Tensor) -> list[ExpressionPrediction
 
     Args:
         network: in evaluation mode.
-        images: ``[B, 3, H, W]`` RGB, uint8 or float in [0, 1], of any size: resized to the
-            network's.
+        images: ``[B, 3, H, W]`` RGB, uint8 or float in [0, 1], of any size: the central
+            square, resized to the network's.
 
     Raises:
         TypeError: the images are neither uint8 nor floating point.

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from facekernels.nn import MLCA, SwinTransformer
 from facekernels.nn.layers import init_transformer
-from facekernels.systems.common.checkpoint import model_of_checkpoint, read_checkpoint
+from facekernels.systems.common.checkpoint import build_network, read_checkpoint
 from facekernels.systems.swinface.labels import TASKS, chosen_groups, outputs
 from facekernels.systems.swinface.predict import FaceAnalysis, predict
 
@@ -165,10 +165,7 @@ class SwinFace(nn.Module):
             FileNotFoundError: there is no such file.
             ValueError: it is damaged, or of another system or format.
         """
-        settings, state = model_of_checkpoint(read_checkpoint(path), SYSTEM, FORMAT)
-        network = cls(**settings)
-        network.load_state_dict(state)
-        return network.eval()
+        return build_network(cls, read_checkpoint(path), path, SYSTEM, FORMAT)
 
 
 _LEVELS = {"all": slice(None), "global": slice(-1, None), "local": slice(None, -1)}

@@ -66,8 +66,8 @@ def predict(network: SwinFace, images: Tensor) -> list[FaceAnalysis]:
 
     Args:
         network: in evaluation mode.
-        images: ``[B, 3, H, W]`` RGB, uint8, or float in [0, 1]; another size than the network's is
-            resized.
+        images: ``[B, 3, H, W]`` RGB, uint8 or float in [0, 1], of any size: the central square,
+            resized to the network's.
 
     Raises:
         TypeError: the images are neither uint8 nor floating point.
