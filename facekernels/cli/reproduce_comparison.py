@@ -28,14 +28,19 @@ def reproduce(system: str, seeds: int | None, output: Path, quick: bool, jobs: i
                   console=console, transient=True) as bar:  # fmt: skip
         total = seeds * len(made.conditions) * len(made.methods)
         task = bar.add_task(system, total=total)
-        made.run(range(1, seeds + 1), jobs, lambda row: bar.advance(task), kept)
+        try:
+            made.run(range(1, seeds + 1), jobs, lambda row: bar.advance(task), kept)
+        except ValueError as error:  # the sentence says what to do
+            print(f"facekernels reproduce {system}: {error}", file=sys.stderr)
+            return 1
     for condition in made.conditions:
         console.print(_table(made, condition))
     for sentence in made.verdict():
         console.print(sentence, markup=False)
     console.print("Intervals are of one comparison each, not corrected for their number.")
     made.save(output)
-    kept.unlink()  # results.json has them
+    if len(kept.read_text(encoding="utf-8").splitlines()) == len(made.rows) + 1:
+        kept.unlink()  # results.json has them all
     console.print(f"stored in {output.resolve()}", markup=False, soft_wrap=True)
     return 0
 

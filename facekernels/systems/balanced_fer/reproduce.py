@@ -104,7 +104,7 @@ def measure(condition: str, method: str, seed: int, quick: bool) -> dict[str, fl
 def _start(seed: int, scale: Scale) -> dict[str, Tensor]:
     """The methods of a seed start from the same backbone."""
     return landmark_start(
-        ResNet(**NETWORK), scale.image_size, FACES, seed, images=scale.start_images,
+        lambda: ResNet(**NETWORK), scale.image_size, FACES, seed, images=scale.start_images,
         steps=scale.start_steps, rate=4e-3, batch_size=scale.batch_size,
     )  # fmt: skip
 

@@ -75,6 +75,8 @@ class Comparison:
     decided_by: tuple[str, ...] = ()
     quick: bool = False
     rows: list[Row] = field(default_factory=list)
+    key: dict[str, Any] = field(default_factory=dict)
+    """What the rows have in common: settings, commit, versions. Made by `run`."""
 
     def run(
         self,
@@ -96,7 +98,11 @@ class Comparison:
             ValueError: `kept` has rows of other settings.
         """
         cells = [(c, m, s) for s in seeds for c in self.conditions for m in self.methods]
-        journal = None if kept is None else Journal(kept, self._key())
+        self.key = {  # now: the checkout may have moved on when the last training ends
+            "title": self.title, "settings": self.settings, "quick": self.quick,
+            "commit": commit(), "torch": torch.__version__,
+        }  # fmt: skip
+        journal = None if kept is None else Journal(kept, self.key)
         found = [] if journal is None else [Row(**row) for row in journal.rows()]
         self.rows = [r for r in found if r[:3] in cells]
         for row in self.rows:
@@ -117,11 +123,6 @@ class Comparison:
                 pool.shutdown(cancel_futures=True)
                 raise
         self.rows.sort(key=lambda r: cells.index(r[:3]))
-
-    def _key(self) -> dict[str, Any]:
-        """What rows must have in common to be compared."""
-        return {"title": self.title, "settings": self.settings, "quick": self.quick,
-                "commit": commit(), "torch": torch.__version__}  # fmt: skip
 
     def per_seed(self, condition: str, method: str, metric: str) -> list[float]:
         """One value per seed, in the order of the seeds."""
@@ -169,7 +170,7 @@ class Comparison:
     def to_json(self) -> dict[str, Any]:
         """Everything, for `json.dump`; bounds of a single seed are null."""
         return {
-            **self._key(),
+            **self.key,
             "machine": platform.machine(),
             "seeds": sorted({r.seed for r in self.rows}),
             "interval": "Student's t over seeds, 95 %, not corrected for the number of intervals; "

@@ -7,6 +7,7 @@ is what a small network learns of faces in a minute.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import lightning
 import torch
@@ -18,7 +19,7 @@ from facekernels.systems.common.schedule import Optimization
 
 
 def landmark_start(
-    backbone: nn.Module,
+    make: Callable[[], nn.Module],
     image_size: int,
     settings: faces.Settings,
     seed: int,
@@ -28,13 +29,14 @@ def landmark_start(
     rate: float,
     batch_size: int = 64,
 ) -> dict[str, Tensor]:
-    """Train `backbone` on made-up faces that no comparison uses.
+    """Train a backbone on made-up faces that no comparison uses.
 
     Args:
-        backbone: has `forward_features` and `num_features`.
+        make: gives the backbone, with `forward_features` and `num_features`. It is called after
+            the seed is set: whoever asks with the same arguments gets the same weights.
         image_size: side of the images, pixels.
         settings: distribution of the faces.
-        seed: of faces and order.
+        seed: of weights, faces and order.
         images: number of different faces.
         steps: optimizer steps (AdamW, warm-up, cosine).
         rate: learning rate.
@@ -44,6 +46,7 @@ def landmark_start(
         The backbone's state dict.
     """
     lightning.seed_everything(seed, verbose=False)
+    backbone = make()
     made = faces.make(images, image_size, 10_000 + seed, settings, uint8=True)
     points = made.landmarks.flatten(1)
     points = (points - points.mean(0)) / points.std(0)

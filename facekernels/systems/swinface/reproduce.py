@@ -88,7 +88,7 @@ def measure(condition: str, method: str, seed: int, quick: bool) -> dict[str, fl
 def _start(seed: int, scale: Scale) -> dict[str, Tensor]:
     """The networks of a seed start from the same backbone."""
     return landmark_start(
-        SwinFace(**NETWORK).backbone, SIZE, FACES, seed, images=scale.start_images,
+        lambda: SwinFace(**NETWORK).backbone, SIZE, FACES, seed, images=scale.start_images,
         steps=scale.start_steps, rate=1e-3,
     )  # fmt: skip
 

@@ -80,6 +80,7 @@ def test_results_are_stored(done: Comparison, tmp_path: Path) -> None:
     assert len(stored["rows"]) == 16
     assert stored["verdict"] == done.verdict()
     assert {"commit", "torch", "quick"} <= set(stored)
+    assert stored["commit"] == done.key["commit"]
     assert (tmp_path / "comparison.svg").read_text().count("our method") >= 1
     assert (tmp_path / "comparison.png").stat().st_size > 5000
 
