@@ -15,6 +15,7 @@ from facekernels.systems.common.checkpoint import (
     backbone_state,
     build_network,
     fitting,
+    load_state,
     read_checkpoint,
 )
 
@@ -79,9 +80,9 @@ class ExpressionNet(nn.Module):
             raise ValueError(f"backbone_options do not fit {backbone}: {error}") from error
         width: int = self.backbone.num_features
         self.norm = nn.LayerNorm(width) if backbone == "swin_t" else nn.Identity()
-        if backbone == "swin_t":  # of the recognition checkpoint, and idle here
-            for part in (self.backbone.norm, self.backbone.feature):
-                part.requires_grad_(False)
+        for name in ("norm", "feature", "head"):  # of a recognition checkpoint, and idle here
+            if hasattr(self.backbone, name):
+                self.backbone.get_submodule(name).requires_grad_(False)
         self.head = CAMHead(width, num_classes)
         numbers = tuple(map(str, range(num_classes)))
         self.class_names = EXPRESSIONS if num_classes == len(EXPRESSIONS) else numbers
@@ -125,15 +126,5 @@ def load_backbone(network: ExpressionNet, path: str | Path) -> None:
         FileNotFoundError: there is no such file.
         ValueError: it is damaged or does not fit; the sentence names the keys.
     """
-    state, own = backbone_state(path), network.backbone.state_dict()
-    classifier = {k for k in own if k.startswith(("fc.", "head.", "classifier."))}
-    found = {k: v for k, v in state.items() if k in own and k not in classifier}
-    missing = sorted(own.keys() - found.keys() - classifier)
-    wrong = sorted(k for k, v in found.items() if v.shape != own[k].shape)
-    if missing or wrong:
-        raise ValueError(
-            f"{path} does not fit the backbone {network.settings['backbone']}: "
-            f"{len(missing)} keys are missing ({', '.join(missing[:3])}), "
-            f"{len(wrong)} have another shape ({', '.join(wrong[:3])})"
-        )
-    network.backbone.load_state_dict(found, strict=False)
+    classifiers = ("fc.", "head.", "classifier.")
+    load_state(network.backbone, backbone_state(path), f"{path}: backbone", classifiers)

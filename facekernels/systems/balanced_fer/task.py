@@ -65,7 +65,13 @@ class ExpressionTask(SystemTask):
         super().__init__()
         if consistency < 0:
             raise ValueError(f"consistency must be at least 0, got {consistency}")
-        self.network = ExpressionNet(backbone, num_classes, image_size, **(backbone_options or {}))
+        options = backbone_options or {}
+        taken = sorted({"backbone", "num_classes", "image_size"} & options.keys())
+        if taken:
+            raise ValueError(
+                f"backbone_options must not hold {', '.join(taken)}, which the model has itself"
+            )
+        self.network = ExpressionNet(backbone, num_classes, image_size, **options)
         if init_backbone is not None:
             load_backbone(self.network, init_backbone)
         self.classification = classification
@@ -85,11 +91,7 @@ class ExpressionTask(SystemTask):
                 f"{num_classes}"
             )
         self.network.class_names = data.class_names
-        if data.image_size != self.network.image_size:
-            raise ValueError(
-                f"image_size of model and data must be the same, got {self.network.image_size} "
-                f"and {data.image_size}"
-            )
+        self.check_image_size()
         if stage == "fit":
             self.make_losses(data.class_counts)
 
@@ -152,12 +154,8 @@ class ExpressionTask(SystemTask):
         checkpoint[ENTRY]["class_names"] = list(self.network.class_names)
 
     def configure_optimizers(self) -> Any:
-        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
-        return self.optimization.make(
-            [{"params": list(self.network.parameters())}],
-            self.trainer.max_steps,
-            data.batch_size * self.trainer.accumulate_grad_batches,
-        )
+        groups = [{"params": list(self.network.parameters())}]
+        return self.optimization.make(groups, self.trainer.max_steps, self.images_per_step)
 
     def _count(self, batch: dict[str, Tensor]) -> None:
         predicted = self.network(batch["image"]).argmax(1)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -139,3 +139,33 @@ def backbone_state(path: str | Path) -> dict[str, Tensor]:
     prefix = "network.backbone."
     own = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
     return own or tensors
+
+
+def load_state(
+    module: nn.Module, given: Mapping[str, Any], where: str, optional: tuple[str, ...] = ()
+) -> None:
+    """`module.load_state_dict(given)`, with a sentence on what does not fit.
+
+    Args:
+        module: takes the tensors.
+        given: name to tensor.
+        where: the file and the part of it, for the message.
+        optional: prefixes of names that may be on one side only.
+
+    Raises:
+        ValueError: names are missing or unknown, or shapes differ.
+    """
+    own = module.state_dict()
+    given = {k: v for k, v in given.items() if k in own or not k.startswith(optional)}
+    missing = sorted(k for k in own.keys() - given.keys() if not k.startswith(optional))
+    unknown = sorted(given.keys() - own.keys())
+    wrong = sorted(
+        k
+        for k in own.keys() & given.keys()
+        if not isinstance(given[k], Tensor) or given[k].shape != own[k].shape
+    )
+    kinds = {"keys missing": missing, "keys unknown": unknown, "tensors of another shape": wrong}
+    said = [f"{len(keys)} {kind} ({', '.join(keys[:3])})" for kind, keys in kinds.items() if keys]
+    if said:
+        raise ValueError(f"{where} does not fit: {', '.join(said)}")
+    module.load_state_dict(given, strict=False)

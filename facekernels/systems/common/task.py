@@ -50,6 +50,25 @@ class SystemTask(lightning.LightningModule):
         assert self._seed is not None
         torch.manual_seed((self._seed << 24) + (batch_idx << 8) + self.global_rank)
 
+    @property
+    def images_per_step(self) -> int:
+        """Images of an optimizer step, over all processes."""
+        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+        return int(data.batch_size) * self.trainer.accumulate_grad_batches
+
+    def check_image_size(self) -> None:
+        """Model and data must agree.
+
+        Raises:
+            ValueError: they do not.
+        """
+        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+        if data.image_size != self.network.image_size:
+            raise ValueError(
+                f"image_size of model and data must be the same, got {self.network.image_size} "
+                f"and {data.image_size}"
+            )
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Say which system this is, and with what its network is made."""
         checkpoint[ENTRY] = {

@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from facekernels.data.files import replacing
 from facekernels.systems.common.checkpoint import (
     backbone_state,
+    load_state,
     model_of_checkpoint,
     read_checkpoint,
 )
@@ -71,7 +72,7 @@ def load_backbone(network: SwinFace, path: str | Path) -> None:
         FileNotFoundError: there is no such file.
         ValueError: it is damaged or does not fit; the sentence names the keys.
     """
-    _load(network.backbone, backbone_state(path), f"{path}: backbone")
+    load_state(network.backbone, backbone_state(path), f"{path}: backbone", _UNREAD)
 
 
 def save_published(network: SwinFace, path: str | Path) -> None:
@@ -109,29 +110,8 @@ def _load_parts(
     network: SwinFace, states: Mapping[str, Mapping[str, Any]], path: str | Path
 ) -> None:
     for part, module in _modules(network):
-        _load(module, states.get(part, {}), f"{path}: {part}")
+        load_state(module, states.get(part, {}), f"{path}: {part}", _UNREAD)
 
 
-def _load(module: nn.Module, given: Mapping[str, Any], where: str) -> None:
-    """Load what must fit; the backbone's layer that nothing reads may be on one side only."""
-    own = module.state_dict()
-    given = {k: v for k, v in given.items() if k in own or not _unread(k)}
-    missing = sorted(k for k in own.keys() - given.keys() if not _unread(k))
-    unexpected = sorted(given.keys() - own.keys())
-    wrong = [k for k in own.keys() & given.keys()
-             if not isinstance(given[k], Tensor) or given[k].shape != own[k].shape]  # fmt: skip
-    if missing or unexpected or wrong:
-        said = [
-            f"{len(keys)} {what} ({', '.join(sorted(keys)[:3])})"
-            for keys, what in (
-                (missing, "keys missing"), (unexpected, "keys unknown"),
-                (wrong, "tensors of another shape"),
-            )
-            if keys
-        ]  # fmt: skip
-        raise ValueError(f"{where} does not fit: {', '.join(said)}")
-    module.load_state_dict(given, strict=False)
-
-
-def _unread(key: str) -> bool:
-    return key.startswith("head.")
+# The backbone's layer that nothing reads may be in the file or in the network only.
+_UNREAD = ("head.",)

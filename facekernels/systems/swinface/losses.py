@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from facekernels.data.labels import ATTRIBUTES
+from facekernels.systems.swinface.labels import TASKS
 
 NOT_LABELLED = -1
 """A class that a row has no label for; of an age it is NaN."""
@@ -63,7 +64,7 @@ class MultiTaskLoss(nn.Module):
         sigma: of the age loss.
 
     Raises:
-        ValueError: a factor is negative.
+        ValueError: a factor is negative, or of a task that does not exist.
     """
 
     def __init__(
@@ -71,6 +72,12 @@ class MultiTaskLoss(nn.Module):
     ) -> None:
         super().__init__()
         self.weights = dict(weights or {})
+        unknown = sorted(self.weights.keys() - set(TASKS))
+        if unknown:
+            raise ValueError(
+                f"weights must be of analysis tasks such as {TASKS[0]} and {TASKS[-1]}, got "
+                f"{', '.join(unknown)}"
+            )
         for task, weight in self.weights.items():
             if weight < 0:
                 raise ValueError(f"weights[{task!r}] must be at least 0, got {weight}")

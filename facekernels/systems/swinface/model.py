@@ -25,7 +25,8 @@ Outputs = dict[str, Tensor] | list[Tensor] | Tensor
 class SwinFace(nn.Module):
     """Backbone, multi-level channel attention, task-specific subnets, output layers.
 
-    The defaults are the published network; smaller ones are made by the same arguments.
+    The defaults are the published network without its layer that nothing reads (`unused_head`);
+    smaller ones are made by the same arguments.
 
     Args:
         image_size: side of the images, pixels.

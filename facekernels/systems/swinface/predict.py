@@ -14,7 +14,7 @@ from facekernels.data.labels import EXPRESSIONS
 from facekernels.systems.common.picture import as_input, beside
 
 if TYPE_CHECKING:
-    from facekernels.systems.swinface.model import SwinFace
+    from facekernels.systems.swinface.model import FORMAT, SYSTEM, SwinFace
 
 _SHOWN = 0.5
 
@@ -96,12 +96,14 @@ def load(path: str | Path) -> SwinFace:
         FileNotFoundError: there is no such file.
         ValueError: it is damaged, or of another system or format.
     """
-    from facekernels.systems.common.checkpoint import read_checkpoint
+    from facekernels.systems.common.checkpoint import build_network, read_checkpoint
     from facekernels.systems.swinface.checkpoint import load_published
     from facekernels.systems.swinface.model import SwinFace
 
-    published = "state_dict_backbone" in read_checkpoint(path)
-    return load_published(path) if published else SwinFace.from_checkpoint(path)
+    loaded = read_checkpoint(path)
+    if "state_dict_backbone" in loaded:
+        return load_published(path)
+    return build_network(SwinFace, loaded, path, SYSTEM, FORMAT)
 
 
 def _analysis(

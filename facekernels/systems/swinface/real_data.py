@@ -64,8 +64,8 @@ def source(
 ) -> Images:
     """One analysis source: its data sets, repeated to `length` in the published shares.
 
-    Data sets that are not given leave their share to the others. Without a length, the shortest one
-    that has every image is taken.
+    Data sets that are not given leave their share to the others. Without a length, every image is
+    used, and the length is the shortest for that.
 
     Raises:
         ValueError: none of its data sets is given.
@@ -82,9 +82,11 @@ def source(
     shares = [SHARES[name][part] / total for part in parts]
     transform = analysis_transform(size)
     images = [_dataset(found, transform, **_given(name, found)) for found in parts.values()]
+    keep = _KEPT.get(name, 1.0)
     if length is None:
+        keep = 1.0
         length = max(math.ceil(len(i) / share) for i, share in zip(images, shares, strict=True))
-    return RepeatToLength(images, shares, length, keep=_KEPT.get(name, 1.0), seed=seed)
+    return RepeatToLength(images, shares, length, keep=keep, seed=seed)
 
 
 def verification(bins: Mapping[str, str], size: int) -> dict[str, Images]:

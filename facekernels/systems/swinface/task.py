@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from lightning.pytorch.strategies import FSDPStrategy
 from torch import Tensor, nn
 
 from facekernels.data.files import replacing
@@ -90,10 +91,11 @@ class SwinFaceTask(SystemTask):
     def setup(self, stage: str) -> None:
         """Make the losses for the data's identities and the trainer's steps."""
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
-        if data.image_size != self.network.image_size:
+        self.check_image_size()
+        if isinstance(self.trainer.strategy, FSDPStrategy):
             raise ValueError(
-                f"image_size of model and data must be the same, got {self.network.image_size} "
-                f"and {data.image_size}"
+                "trainer.strategy must not be fsdp: the norm of the backbone's gradient, which is "
+                "clipped alone, is that of a shard there; ddp is supported"
             )
         if stage != "fit":
             return
@@ -132,7 +134,7 @@ class SwinFaceTask(SystemTask):
         rows = len(batch["image"])
         self.log("train/total", losses["total"], prog_bar=True, batch_size=rows, sync_dist=True)
         self.log_dict({f"train/{name}": value for name, value in losses.items() if name != "total"},
-                      batch_size=rows)  # fmt: skip
+                      batch_size=rows, sync_dist=True)  # fmt: skip
         return losses["total"]
 
     def validation_step(
@@ -150,7 +152,6 @@ class SwinFaceTask(SystemTask):
         self._report("test")
 
     def configure_optimizers(self) -> Any:
-        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
         modules: list[tuple[nn.Module | None, float]] = [
             (self.network.backbone, self.backbone_rate),
             *((getattr(self.network, part, None), 1.0) for part in ("fam", "tss", "om")),
@@ -161,8 +162,7 @@ class SwinFaceTask(SystemTask):
             for module, scale in modules
             if module is not None
         ]
-        accumulate = self.trainer.accumulate_grad_batches
-        return self.optimization.make(groups, self.trainer.max_steps, data.batch_size * accumulate)
+        return self.optimization.make(groups, self.trainer.max_steps, self.images_per_step)
 
     def configure_gradient_clipping(
         self,

@@ -57,7 +57,7 @@ def test_starting_from_a_recognition_backbone(tmp_path: Path) -> None:
     load_backbone(network, path)
     for key, value in network.backbone.state_dict().items():
         assert torch.equal(value, recognition.state_dict()[key]), key
-    with pytest.raises(ValueError, match=r"does not fit the backbone resnet: .* keys are missing"):
+    with pytest.raises(ValueError, match=r"backbone does not fit: .* keys missing"):
         load_backbone(small(), path)
 
 
@@ -76,6 +76,8 @@ def test_bad_arguments_are_named() -> None:
         ExpressionNet("vgg")
     with pytest.raises(ValueError, match="num_classes must be at least 2, got 1"):
         ExpressionNet("resnet18", num_classes=1)
+    with pytest.raises(ValueError, match="backbone_options must not hold image_size, which the"):
+        ExpressionTask("resnet18", {"image_size": 64})
     with pytest.raises(ValueError, match=r"backbone_options do not fit resnet18: .*'widht'"):
         ExpressionNet("resnet18", widht=8)
 

@@ -72,7 +72,10 @@ def test_a_training_from_files(rafdb: Path, tmp_path: Path) -> None:
     loop = trainer(4, logger=lightning.pytorch.loggers.CSVLogger(str(tmp_path)))
     loop.fit(task, data)
     (found,) = loop.test(task, datamodule=data, verbose=False)
-    assert 0 <= found["test/accuracy"] <= 1
+    right = found["test/accuracy"] * 14  # of 14 test images, two of each class
+    assert right == pytest.approx(round(right), abs=1e-5)
+    assert found["test/mean_accuracy"] == pytest.approx(found["test/accuracy"])
+    assert len(list(tmp_path.rglob("confusion.png"))) == 1
     assert data.class_counts.max() == 3 * data.class_counts.min() == 9
 
 

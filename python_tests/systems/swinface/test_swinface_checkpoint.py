@@ -159,7 +159,8 @@ def test_a_published_file_is_evaluated_from_the_command_line(
     settings = {
         "model": {"network": {"class_path": "facekernels.systems.swinface.SwinFace",
                               "init_args": SMALL}},
-        "data": {"dataset": "faces", "image_size": 32, "eval_size": 12, "eval_pairs": 20},
+        "data": {"dataset": "faces", "image_size": 32, "eval_size": 12, "eval_pairs": 20,
+                 "seed": 0},
         "trainer": {"accelerator": "cpu", "precision": "32-true", "enable_progress_bar": False,
                     "logger": {"class_path": "CSVLogger", "init_args": {"save_dir": "logs"}}},
     }  # fmt: skip

@@ -82,5 +82,7 @@ def test_a_task_without_labels_costs_nothing() -> None:
 def test_bad_arguments_are_named() -> None:
     with pytest.raises(ValueError, match=r"weights\['Age'\] must be at least 0, got -1"):
         MultiTaskLoss(10, {"Age": -1})
+    with pytest.raises(ValueError, match=r"weights must be of analysis tasks .*, got Agee"):
+        MultiTaskLoss(10, {"Agee": 1.0})
     with pytest.raises(ValueError, match="total_steps and sigma must be positive, got 0 and"):
         AgeLoss(0)

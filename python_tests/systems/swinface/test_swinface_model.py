@@ -122,8 +122,13 @@ def test_levels_and_attention_can_be_chosen() -> None:
     recognition = SwinFace(**SMALL, tasks=[])
     assert list(recognition(images)) == ["Recognition"]
     assert not any(key.startswith(("fam", "tss", "om")) for key in recognition.state_dict())
+    published = SwinFace(**SMALL).eval()
     for spatial in ("cbam", "lanet"):
-        assert len(SwinFace(**SMALL, spatial_attention=spatial).eval()(images)) == 43
+        gated = SwinFace(**SMALL, spatial_attention=spatial).eval()
+        gated.load_state_dict(published.state_dict(), strict=False)
+        answers, others = published(images), gated(images)
+        torch.testing.assert_close(others["Recognition"], answers["Recognition"])
+        assert not torch.allclose(others["Smiling"], answers["Smiling"])
 
 
 def test_without_attention_a_branch_is_convolution_relu_pool_norm() -> None:
