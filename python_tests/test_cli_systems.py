@@ -20,7 +20,6 @@ from PIL import Image
 from torch import Tensor
 
 from facekernels.cli import main
-from facekernels.cli.predict import _read
 from facekernels.cli.systems import configuration
 from facekernels.systems.balanced_fer.task import ExpressionTask
 from facekernels.systems.registry import PREDICTING, SYSTEMS, TRAINED
@@ -204,19 +203,29 @@ def test_predict(
     assert code == 1
     assert out.startswith("face.png: ")
     assert out.count("%") == 14
-    assert "broken.png: cannot be read as an image" in err
+    assert err.startswith("broken.png cannot be read as an image")
     assert sorted(p.name for p in Path("drawn").iterdir()) == ["face-2.png", "face.png"]
     assert Image.open("drawn/face.png").width > 320
     assert main(["predict", "balanced_fer", "face.png", "--checkpoint", "none.ckpt"]) == 1
     assert "checkpoint not found: none.ckpt" in capsys.readouterr().err
 
 
-def test_images_are_read_upright(tmp_path: Path) -> None:
-    pixels = np.random.default_rng(0).integers(0, 256, (30, 50, 3), dtype=np.uint8)
-    exif, path = Image.Exif(), tmp_path / "turned.png"
-    exif[274] = 6  # stored lying on its left side
-    Image.fromarray(np.rot90(pixels).copy()).save(path, exif=exif)
-    assert np.array_equal(_read(path).permute(1, 2, 0).numpy(), pixels)
+def test_predict_goes_on_after_an_image_that_is_too_large(
+    trained: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name, side in (("a.png", 40), ("bomb.png", 200), ("b.png", 40)):
+        Image.new("RGB", (side, side)).save(name)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10_000)
+    command = ["predict", "balanced_fer", "--checkpoint", str(trained / "checkpoints/last.ckpt")]
+    assert main([*command, "a.png", "bomb.png", "b.png"]) == 1
+    out, err = capsys.readouterr()
+    assert [line.partition(":")[0] for line in out.splitlines()] == ["a.png", "b.png"]
+    assert err.startswith("bomb.png cannot be read as an image: ")
+    assert "exceeds limit" in err
 
 
 @pytest.mark.parametrize("system", TRAINED)
