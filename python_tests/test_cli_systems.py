@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import multiprocessing
 import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -20,7 +22,6 @@ from PIL import Image
 from torch import Tensor
 
 from facekernels.cli import main
-from facekernels.cli.predict import _read
 from facekernels.cli.systems import configuration
 from facekernels.systems.balanced_fer.task import ExpressionTask
 from facekernels.systems.registry import PREDICTING, SYSTEMS, TRAINED
@@ -74,32 +75,62 @@ def test_test_draws_the_confusion_matrix(
     assert (tmp_path / "runs" / "balanced_fer" / "version_0" / "confusion.png").is_file()
 
 
-def test_an_interrupted_training_goes_on(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """Ctrl-C exits with 130; the last checkpoint then gives the weights of a whole training."""
-    monkeypatch.chdir(tmp_path)
-    callbacks = (
-        "[{class_path: facekernels.systems.common.last_checkpoint.LastCheckpoint, "
-        "init_args: {every_n_steps: 2}}]"
-    )
-    command = ["fit", *QUICK, "--trainer.max_steps", "5", "--trainer.callbacks", callbacks]
-    assert main(command) == 0
+LAST = (
+    "[{class_path: facekernels.systems.common.last_checkpoint.LastCheckpoint, "
+    "init_args: {every_n_steps: 2}}]"
+)
+FIVE = ["fit", *QUICK, "--trainer.max_steps", "5", "--trainer.callbacks", LAST]
+
+
+@pytest.fixture
+def ctrl_c() -> Iterator[None]:
+    """Python's handler, which a shell may have replaced, and Lightning does."""
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, handler)
+
+
+@contextlib.contextmanager
+def _during(batch: int, action: Callable[[], None]) -> Iterator[None]:
+    """Trainings in it run `action` in this batch."""
     step = ExpressionTask.training_step
 
-    def interrupted(task: ExpressionTask, batch: dict[str, Tensor], number: int) -> Tensor:
-        if number == 3:
-            raise KeyboardInterrupt
-        return step(task, batch, number)
+    def training_step(task: ExpressionTask, data: dict[str, Tensor], number: int) -> Tensor:
+        if number == batch:
+            action()
+        return step(task, data, number)
 
-    handler = signal.getsignal(signal.SIGINT)
-    with monkeypatch.context() as patch:
-        patch.setattr(ExpressionTask, "training_step", interrupted)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ExpressionTask, "training_step", training_step)
+        yield
+
+
+def _interrupt() -> None:
+    """As a terminal does it: also the loader's processes."""
+    for child in multiprocessing.active_children():
+        assert child.pid is not None
+        os.kill(child.pid, signal.SIGINT)
+        child.join(0.3)
+        assert child.is_alive()
+    signal.raise_signal(signal.SIGINT)
+
+
+@pytest.mark.usefixtures("ctrl_c")
+@pytest.mark.parametrize(("accumulate", "workers"), [(1, 0), (2, 2)])
+def test_an_interrupted_training_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, accumulate: int, workers: int
+) -> None:
+    """Ctrl-C exits with 130 after the running step; going on gives the weights of a whole one."""
+    monkeypatch.chdir(tmp_path)
+    command = [*FIVE, "--trainer.accumulate_grad_batches", str(accumulate),
+               "--data.workers", str(workers)]  # fmt: skip
+    assert main(command) == 0
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    with _during(2 * accumulate, _interrupt):
         assert main(command) == 130
-    signal.signal(signal.SIGINT, handler)  # which Lightning ignores from then on
     runs = tmp_path / "runs" / "balanced_fer"
     last = runs / "version_1" / "checkpoints" / "last.ckpt"
-    assert torch.load(last, weights_only=True)["global_step"] == 2
+    assert torch.load(last, weights_only=True)["global_step"] == 3
     assert main([*command, "--ckpt_path", str(last)]) == 0
     whole, continued = (
         torch.load(runs / f"version_{k}" / "checkpoints" / "last.ckpt", weights_only=True)
@@ -108,6 +139,42 @@ def test_an_interrupted_training_goes_on(
     assert whole["global_step"] == continued["global_step"] == 5
     for key, value in whole["state_dict"].items():
         assert torch.equal(value, continued["state_dict"][key]), key
+
+
+def _interrupt_twice() -> None:
+    _interrupt()
+    _interrupt()
+
+
+def _fail() -> None:
+    raise RuntimeError("in a step")
+
+
+@pytest.mark.usefixtures("ctrl_c")
+def test_a_second_ctrl_c_interrupts_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with _during(3, _interrupt_twice):
+        assert main(FIVE) == 130
+    (last,) = tmp_path.glob("runs/**/last.ckpt")
+    assert torch.load(last, weights_only=True)["global_step"] == 2
+
+
+@pytest.mark.usefixtures("ctrl_c")
+def test_ctrl_c_in_the_last_validation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(ExpressionTask, "on_validation_start", lambda _: _interrupt())
+    assert main(["fit", *QUICK, "--trainer.num_sanity_val_steps", "0"]) == 130
+    assert {p.name for p in tmp_path.glob("runs/**/*.ckpt")} == {"best.ckpt", "last.ckpt"}
+
+
+@pytest.mark.usefixtures("ctrl_c")
+def test_an_error_leaves_ctrl_c_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with _during(0, _fail), pytest.raises(RuntimeError, match="in a step"):
+        main(FIVE)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 def test_more_steps_continue_a_finished_training(
@@ -216,19 +283,29 @@ def test_predict(
     assert code == 1
     assert out.startswith("face.png: ")
     assert out.count("%") == 14
-    assert "broken.png: cannot be read as an image" in err
+    assert err.startswith("broken.png cannot be read as an image")
     assert sorted(p.name for p in Path("drawn").iterdir()) == ["face-2.png", "face.png"]
     assert Image.open("drawn/face.png").width > 320
     assert main(["predict", "balanced_fer", "face.png", "--checkpoint", "none.ckpt"]) == 1
     assert "checkpoint not found: none.ckpt" in capsys.readouterr().err
 
 
-def test_images_are_read_upright(tmp_path: Path) -> None:
-    pixels = np.random.default_rng(0).integers(0, 256, (30, 50, 3), dtype=np.uint8)
-    exif, path = Image.Exif(), tmp_path / "turned.png"
-    exif[274] = 6  # stored lying on its left side
-    Image.fromarray(np.rot90(pixels).copy()).save(path, exif=exif)
-    assert np.array_equal(_read(path).permute(1, 2, 0).numpy(), pixels)
+def test_predict_goes_on_after_an_image_that_is_too_large(
+    trained: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name, side in (("a.png", 40), ("bomb.png", 200), ("b.png", 40)):
+        Image.new("RGB", (side, side)).save(name)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10_000)
+    command = ["predict", "balanced_fer", "--checkpoint", str(trained / "checkpoints/last.ckpt")]
+    assert main([*command, "a.png", "bomb.png", "b.png"]) == 1
+    out, err = capsys.readouterr()
+    assert [line.partition(":")[0] for line in out.splitlines()] == ["a.png", "b.png"]
+    assert err.startswith("bomb.png cannot be read as an image: ")
+    assert "exceeds limit" in err
 
 
 @pytest.mark.parametrize("system", TRAINED)

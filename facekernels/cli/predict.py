@@ -7,12 +7,8 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from facekernels.systems.registry import PREDICTING
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 
 def parser() -> argparse.ArgumentParser:
@@ -45,6 +41,8 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Print one result per image; 0, or 1 if an image could not be read."""
     arguments = parser().parse_args(argv)
+    from facekernels.data.image_sources import UnreadableImage, decode
+
     system = import_module(f"facekernels.systems.{arguments.system}")
     try:
         model = system.load(arguments.checkpoint)
@@ -57,9 +55,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     drawn: set[Path] = set()
     for path in arguments.images:
         try:
-            image = _read(path)
-        except OSError as error:
-            print(f"{path}: cannot be read as an image: {error}", file=sys.stderr)
+            image = decode(str(path), str(path))
+        except UnreadableImage as error:
+            print(error, file=sys.stderr)
             failed += 1
             continue
         (result,) = system.predict(model, image[None])
@@ -79,14 +77,3 @@ def _unused(path: Path, used: set[Path]) -> Path:
         chosen = path.with_stem(f"{path.stem}-{number}")
     used.add(chosen)
     return chosen
-
-
-def _read(path: Path) -> Tensor:
-    """``[3, H, W]`` uint8 RGB, upright."""
-    import numpy as np
-    import torch
-    from PIL import Image, ImageOps
-
-    with Image.open(path) as file:
-        image = ImageOps.exif_transpose(file).convert("RGB")
-    return torch.from_numpy(np.array(image)).permute(2, 0, 1)

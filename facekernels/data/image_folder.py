@@ -15,11 +15,12 @@ from torch import Tensor
 
 from facekernels.data.balanced import balanced_indices
 from facekernels.data.files import replacing
+from facekernels.data.image_sources import UnreadableImage, read_image
 
 IMAGE_SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 """What counts as an image in a folder, in lower case."""
 
-_FORMAT = "facekernels image cache 1"
+_FORMAT = "facekernels image cache 2"
 
 
 @dataclass(frozen=True)
@@ -52,9 +53,10 @@ def read_image_folder(
 ) -> ImageCache:
     """Read ``root/class/file`` (the layout of ImageNet and of torchvision's ImageFolder).
 
-    The shorter side is resized (bilinear, antialiased) and the centre is cut out, as the usual
-    evaluation transform does. Files are taken in sorted order, also inside nested folders; images
-    keep that order unless `per_class` draws some of them.
+    Images are turned upright as their EXIF data says; the shorter side is resized (bilinear,
+    antialiased) and the centre is cut out, as the usual evaluation transform does. Files are taken
+    in sorted order, also inside nested folders; images keep that order unless `per_class` draws
+    some of them.
 
     Args:
         root: the folder of class folders.
@@ -139,9 +141,9 @@ def _read(
     for i, path in enumerate(files):
         try:
             images[len(kept)] = _read_image(path, size, short, grey)
-        except (OSError, ValueError, SyntaxError) as error:  # Pillow raises all three
+        except UnreadableImage:
             if strict:
-                raise ValueError(f"{path} cannot be read as an image: {error}") from error
+                raise
             unreadable.append(path.relative_to(root).as_posix())
             continue
         kept.append(i)
@@ -151,8 +153,9 @@ def _read(
 def _read_image(path: Path, size: int, short: int, grey: bool) -> Tensor:
     from PIL import Image
 
-    with Image.open(path) as file:
-        image = file.convert("L" if grey else "RGB")
+    image = read_image(str(path), str(path))
+    if grey:
+        image = image.convert("L")
     scale = short / min(image.size)
     width, height = (max(short, round(side * scale)) for side in image.size)
     image = image.resize((width, height), Image.Resampling.BILINEAR)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import torch
@@ -12,6 +12,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from facekernels.data.report import printable
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 
 class UnreadableImage(ValueError):
@@ -112,18 +115,47 @@ class PixelImages:
 
 
 def decode(source: str | io.BytesIO, name: str) -> Tensor:
-    """``[3, H, W]`` uint8 RGB of an image file or its contents.
+    """``[3, H, W]`` uint8 RGB of an image file or its contents, as `read_image` has it.
 
     Raises:
         UnreadableImage: it is missing, no image, or damaged; the message starts with `name`.
     """
-    from PIL import Image
+    array = np.array(read_image(source, name))
+    return torch.from_numpy(array).permute(2, 0, 1).contiguous()
+
+
+def read_image(source: str | io.BytesIO, name: str) -> Image.Image:
+    """An image file or its contents in RGB, turned upright as its EXIF data says.
+
+    Args:
+        source: path of the file, or what it holds.
+        name: what to call the image in a message.
+
+    Raises:
+        UnreadableImage: it is missing, no image, or damaged; the message starts with `name`.
+    """
+    from PIL import Image, ImageOps
 
     try:
         with Image.open(source) as file:
-            array = np.array(file.convert("RGB"))
-    # What Pillow raises at damaged files of one format or another.
-    except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
+            return _eight_bits(ImageOps.exif_transpose(file), file.format).convert("RGB")
+    except Exception as error:  # damage of one format or another makes Pillow raise anything
         text = printable(f"{name} cannot be read as an image: {error}")
         raise UnreadableImage(text) from error
-    return torch.from_numpy(array).permute(2, 0, 1).contiguous()
+
+
+def _eight_bits(image: Image.Image, form: str | None) -> Image.Image:
+    """Scale 16 bits of grey to 8, which Pillow would clip.
+
+    Raises:
+        ValueError: the pixels have no known range.
+    """
+    from PIL import Image
+
+    # Mode I has 32 bits; of these formats, the values are nevertheless of 16.
+    if image.mode.startswith("I;16") or (image.mode == "I" and form in ("PNG", "PPM")):
+        wide = np.asarray(image).astype(np.int32)
+        return Image.fromarray(((wide + 128) // 257).astype(np.uint8))
+    if image.mode in ("I", "F"):
+        raise ValueError(f"pixels of mode {image.mode} have no known range")
+    return image

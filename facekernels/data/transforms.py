@@ -35,6 +35,13 @@ class Compose:
         return image
 
 
+def central_square(images: Tensor) -> Tensor:
+    """The largest square in the middle of ``[..., H, W]``."""
+    side = min(images.shape[-2:])
+    top, left = ((length - side) // 2 for length in images.shape[-2:])
+    return images[..., top : top + side, left : left + side]
+
+
 class Resize:
     """Change the size, with antialiasing.
 
@@ -53,9 +60,7 @@ class Resize:
 
     def __call__(self, image: Tensor, generator: Generator | None = None) -> Tensor:
         if self.crop:
-            side = min(image.shape[-2:])
-            top, left = ((length - side + 1) // 2 for length in image.shape[-2:])
-            image = image[..., top : top + side, left : left + side]
+            image = central_square(image)
         if image.shape[-2:] == (self.size, self.size):
             return image
         return F.interpolate(image[None], (self.size, self.size), mode=self.mode, antialias=True)[0]
@@ -212,15 +217,15 @@ def analysis_transform(size: int = 112) -> Compose:
 def erasing_transform(size: int = 224) -> Compose:
     """Augmentation of EAC, whose recipe MEK's ResNets follow: 2 to 25 % of the image erased.
 
-    That range is its code's. Mirror and p = 0.5 are usual and not confirmed.
+    That range is its code's. The central square, mirror and p = 0.5 are usual and not confirmed.
     """
-    return Compose([Resize(size), HorizontalFlip(), Normalise(),
+    return Compose([Resize(size, crop=True), HorizontalFlip(), Normalise(),
                     RandomErasing(0.5, (0.02, 0.25))])  # fmt: skip
 
 
 def evaluation_transform(size: int = 112) -> Compose:
-    """Resize (bilinear) and normalise, as both evaluate."""
-    return Compose([Resize(size), Normalise()])
+    """Central square, bilinear; normalised: what both evaluate with, of images that are square."""
+    return Compose([Resize(size, crop=True), Normalise()])
 
 
 def _probability(value: float, name: str = "p") -> float:

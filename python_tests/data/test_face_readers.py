@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from facekernels.data.image_list import ImageListDataset, check_images
-from facekernels.data.image_sources import UnreadableImage
+from facekernels.data.image_sources import UnreadableImage, decode
 from facekernels.data.label_files import DataSetWarning
 from facekernels.data.labels import ATTRIBUTES, CELEBA_ATTRIBUTES
 from facekernels.data.readers import (
@@ -205,6 +207,14 @@ def test_damaged_images_are_errors_and_are_counted(
         data[0]
     assert check_images(found.images, found.report) == [0, 1, 2, 3]
     assert found.report.counts == {"unreadable image": 4}
+
+
+def test_images_are_read_upright(tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (30, 50, 3), dtype=np.uint8)
+    exif, path = Image.Exif(), str(tmp_path / "turned.png")
+    exif[274] = 6  # stored lying on its left side
+    Image.fromarray(np.rot90(pixels).copy()).save(path, exif=exif)
+    assert np.array_equal(decode(path, path).permute(1, 2, 0).numpy(), pixels)
 
 
 def test_check_images_is_evenly_spaced(tmp_path: Path, put: Put) -> None:

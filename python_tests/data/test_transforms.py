@@ -136,6 +136,7 @@ def test_resize_against_pillow(noise: Tensor, mode: Any, size: int) -> None:
 def test_resize_crops_the_centre(noise: Tensor) -> None:
     assert torch.equal(Resize(23, crop=True)(noise), noise[:, :, 4:27])
     assert torch.equal(Resize(23, crop=True)(noise.mT), noise.mT[:, 4:27])
+    assert torch.equal(Resize(23, crop=True)(noise[..., :30]), noise[:, :, 3:26])
     with pytest.raises(ValueError, match=r"^size must be at least 1, got 0$"):
         Resize(0)
 
@@ -166,7 +167,8 @@ def test_without_a_generator_nothing_is_random(noise: Tensor) -> None:
 
 
 def test_evaluation_transform(noise: Tensor) -> None:
-    assert torch.equal(evaluation_transform(20)(noise, seeded(0)), Normalise()(Resize(20)(noise)))
+    expected = Normalise()(Resize(20, crop=True)(noise))
+    assert torch.equal(evaluation_transform(20)(noise, seeded(0)), expected)
     assert analysis_transform()(noise, seeded(0)).shape == (3, 112, 112)
 
 

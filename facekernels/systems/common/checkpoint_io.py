@@ -25,9 +25,17 @@ class SafeCheckpointIO(TorchCheckpointIO):
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None
     ) -> None:
-        """Replace `path` by the new checkpoint."""
-        with replacing(path) as temporary:
-            torch.save(checkpoint, temporary)
+        """Replace `path` by the new checkpoint.
+
+        Raises:
+            OSError: the disk is full, or the file cannot be written for another reason.
+        """
+        try:
+            with replacing(path) as temporary:
+                torch.save(checkpoint, temporary)
+        except RuntimeError as error:  # torch's writer says no more about a full disk
+            reason = str(error).partition("\n")[0]
+            raise OSError(f"{path} cannot be written (is the disk full?): {reason}") from error
 
     def load_checkpoint(
         self, path: str | Path, map_location: Any = "cpu", weights_only: bool | None = True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from typing import Any
 
 import lightning
@@ -84,10 +85,16 @@ class StepData(lightning.LightningDataModule):
         return {
             "num_workers": self.workers,
             "persistent_workers": self.workers > 0,
+            "worker_init_fn": _ignore_ctrl_c,
             "pin_memory": self.trainer.strategy.root_device.type == "cuda",
             # A data set that fetches a whole batch has put it together already.
             "collate_fn": _as_it_is if hasattr(data, "__getitems__") else None,
         }
+
+
+def _ignore_ctrl_c(worker: int) -> None:
+    """The training ends its workers, after the running step."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _as_it_is(batch: Any) -> Any:

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from facekernels.data.transforms import central_square
+
 _SIDE = 320
 _LINE = 17
 
@@ -33,10 +35,8 @@ def as_input(images: Tensor, size: int) -> Tensor:
         pixels = images.float()
     else:
         raise TypeError(f"images must be uint8 or floating point, got {images.dtype}")
-    side = min(pixels.shape[2:])
-    top, left = ((n - side) // 2 for n in pixels.shape[2:])
-    pixels = pixels[:, :, top : top + side, left : left + side]
-    if side != size:
+    pixels = central_square(pixels)
+    if pixels.shape[2] != size:
         pixels = F.interpolate(pixels, (size, size), mode="bilinear", antialias=True)
     return pixels.sub(0.5).div(0.5)
 

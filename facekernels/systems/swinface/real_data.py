@@ -55,7 +55,7 @@ def recognition(root: str, strict: bool) -> ImageList:
 
 def recognition_images(people: ImageList, size: int) -> Images:
     """They are mirrored at random, and not changed otherwise."""
-    transform = Compose([Resize(size), HorizontalFlip(), Normalise()])
+    transform = Compose([Resize(size, crop=True), HorizontalFlip(), Normalise()])
     return _dataset(people, transform, identity=people.labels["label"])
 
 

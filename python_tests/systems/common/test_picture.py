@@ -5,6 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
+from facekernels.data.transforms import (
+    analysis_transform,
+    erasing_transform,
+    evaluation_transform,
+)
 from facekernels.systems.common.picture import as_input
 
 
@@ -22,6 +27,17 @@ def test_the_central_square_is_taken(shape: tuple[int, int]) -> None:
     square = image[:, :, top : top + side, left : left + side]
     assert torch.equal(as_input(image, side), as_input(square, side))
     assert torch.equal(as_input(image, 7), as_input(square, 7))
+
+
+@pytest.mark.parametrize("shape", [(218, 178), (178, 217)])
+def test_training_evaluation_and_prediction_see_the_same(shape: tuple[int, int]) -> None:
+    image = torch.randint(256, (3, *shape), generator=torch.Generator().manual_seed(0)).byte()
+    seen = as_input(image[None], 178)[0]
+    for transform in (analysis_transform, erasing_transform, evaluation_transform):
+        assert torch.equal(transform(178)(image), seen)
+    # Smaller: equal up to one of 255 levels, as the former rounds to 8 bits.
+    small = evaluation_transform(112)(image)
+    torch.testing.assert_close(small, as_input(image[None], 112)[0], atol=2.01 / 255, rtol=0)
 
 
 def test_bad_images_are_named() -> None:

@@ -62,8 +62,22 @@ def test_unreadable_files_are_named_and_counted(folder: Path) -> None:
     assert found.unreadable == ("cat/1.png",)
     assert found.images[:, 0, 0, 0].tolist() == [0, 20, 30, 100, 110, 120, 130]
     assert found.labels.tolist() == [0] * 3 + [1] * 4
-    with pytest.raises(ValueError, match=r"1.png cannot be read as an image"):
+    with pytest.raises(ValueError, match=r"cat/1.png cannot be read as an image"):
         read_image_folder(folder, size=16, strict=True)
+
+
+def test_images_are_upright_and_too_large_ones_left_out(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    halves = np.repeat(np.array([[50], [150]], np.uint8), 16, 0).repeat(32, 1)
+    exif = Image.Exif()
+    exif[274] = 3  # stored upside down
+    Image.fromarray(halves[::-1]).save(folder / "cat" / "0.png", exif=exif)
+    Image.new("L", (200, 200)).save(folder / "cat" / "1.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10_000)
+    with pytest.warns(UserWarning, match=r"1 of 8 files .* cat/1.png"):
+        found = read_image_folder(folder, size=32, resize=32)
+    assert found.images[0, 0, :, 0].tolist() == [50] * 16 + [150] * 16
 
 
 def test_cache_is_used_only_for_the_same_files_and_options(

@@ -17,7 +17,7 @@ pytest.importorskip("PIL")
 from lightning.pytorch.loggers import CSVLogger
 from PIL import Image
 
-from facekernels.data.image_sources import UnreadableImage
+from facekernels.data.image_sources import ImageFiles, UnreadableImage
 from facekernels.data.label_files import DataSetWarning
 from facekernels.data.labels import ATTRIBUTES, CELEBA_ATTRIBUTES
 from facekernels.systems.common.training import trainer
@@ -295,3 +295,18 @@ def test_images_of_other_channels_become_rgb(copied: dict[str, str], mode: str) 
     data = SwinFaceData("files", copied, image_size=16)
     data.setup("fit")
     torch.testing.assert_close(data.sources["recognition"][0]["image"], torch.ones(3, 16, 16))
+
+
+@pytest.mark.parametrize("form", ["PNG", "PPM", "TIFF"])
+def test_16_bits_of_grey_become_8(tmp_path: Path, form: str) -> None:
+    wide = np.array([[0, 128, 129], [32767, 65406, 65535]], np.uint16)
+    Image.fromarray(wide).save(tmp_path / "wide", form)
+    found = ImageFiles([str(tmp_path / "wide")]).read(0)
+    assert found.tolist() == [[[0, 0, 1], [127, 254, 255]]] * 3
+
+
+@pytest.mark.parametrize("mode", ["I", "F"])
+def test_pixels_of_no_known_range_are_refused(tmp_path: Path, mode: str) -> None:
+    Image.new(mode, (4, 4), 200).save(tmp_path / "raw.tiff")
+    with pytest.raises(UnreadableImage, match=rf"raw\.tiff cannot .* mode {mode} have no known"):
+        ImageFiles([str(tmp_path / "raw.tiff")]).read(0)
