@@ -20,6 +20,8 @@ def reproduce(system: str, seeds: int | None, output: Path, quick: bool, jobs: i
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn
 
+    from facekernels.systems.common.journal import OtherRun
+
     made: Comparison = import_module(f"facekernels.systems.{system}.reproduce").comparison(quick)
     seeds = seeds or made.seeds
     kept = output / "rows.jsonl"
@@ -30,7 +32,7 @@ def reproduce(system: str, seeds: int | None, output: Path, quick: bool, jobs: i
         task = bar.add_task(system, total=total)
         try:
             made.run(range(1, seeds + 1), jobs, lambda row: bar.advance(task), kept)
-        except ValueError as error:  # the sentence says what to do
+        except OtherRun as error:  # the sentence says what to do
             print(f"facekernels reproduce {system}: {error}", file=sys.stderr)
             return 1
     for condition in made.conditions:

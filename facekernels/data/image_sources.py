@@ -134,14 +134,26 @@ def read_image(source: str | io.BytesIO, name: str) -> Image.Image:
     Raises:
         UnreadableImage: it is missing, no image, or damaged; the message starts with `name`.
     """
-    from PIL import Image, ImageOps
+    from PIL import Image
 
     try:
         with Image.open(source) as file:
-            return _eight_bits(ImageOps.exif_transpose(file), file.format).convert("RGB")
+            upright = _UPRIGHT.get(file.getexif().get(_ORIENTATION, 1))
+            image = file if upright is None else file.transpose(Image.Transpose[upright])
+            return _eight_bits(image, file.format).convert("RGB")
+    except MemoryError:
+        raise
     except Exception as error:  # damage of one format or another makes Pillow raise anything
         text = printable(f"{name} cannot be read as an image: {error}")
         raise UnreadableImage(text) from error
+
+
+_ORIENTATION = 0x0112  # the EXIF tag
+
+# The `PIL.Image.Transpose` that turns an image of this orientation upright. Pillow's own function
+# also writes the other tags anew, which fails where one of them is odd.
+_UPRIGHT = {2: "FLIP_LEFT_RIGHT", 3: "ROTATE_180", 4: "FLIP_TOP_BOTTOM", 5: "TRANSPOSE",
+            6: "ROTATE_270", 7: "TRANSVERSE", 8: "ROTATE_90"}  # fmt: skip
 
 
 def _eight_bits(image: Image.Image, form: str | None) -> Image.Image:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 
 from facekernels.data.image_list import ImageListDataset, check_images
 from facekernels.data.image_sources import UnreadableImage, decode
@@ -209,12 +209,16 @@ def test_damaged_images_are_errors_and_are_counted(
     assert found.report.counts == {"unreadable image": 4}
 
 
-def test_images_are_read_upright(tmp_path: Path) -> None:
+@pytest.mark.parametrize("orientation", range(9))
+def test_images_are_read_upright(orientation: int, tmp_path: Path) -> None:
+    """As Pillow's own function turns them; 0 is no orientation."""
     pixels = np.random.default_rng(0).integers(0, 256, (30, 50, 3), dtype=np.uint8)
     exif, path = Image.Exif(), str(tmp_path / "turned.png")
-    exif[274] = 6  # stored lying on its left side
-    Image.fromarray(np.rot90(pixels).copy()).save(path, exif=exif)
-    assert np.array_equal(decode(path, path).permute(1, 2, 0).numpy(), pixels)
+    exif[274] = orientation
+    Image.fromarray(pixels).save(path, exif=exif)
+    with Image.open(path) as file:
+        expected = np.asarray(ImageOps.exif_transpose(file))
+    assert np.array_equal(decode(path, path).permute(1, 2, 0).numpy(), expected)
 
 
 def test_check_images_is_evenly_spaced(tmp_path: Path, put: Put) -> None:

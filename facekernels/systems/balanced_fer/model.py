@@ -118,7 +118,7 @@ class ExpressionNet(nn.Module):
 
 
 def load_backbone(network: ExpressionNet, path: str | Path) -> None:
-    """Start from the backbone of a checkpoint; a classifier in it is left alone.
+    """Start from the backbone of a checkpoint; classifier and embedding in it are left alone.
 
     `facekernels.systems.common.checkpoint.backbone_state` says which files it may be.
 
@@ -126,5 +126,5 @@ def load_backbone(network: ExpressionNet, path: str | Path) -> None:
         FileNotFoundError: there is no such file.
         ValueError: it is damaged or does not fit; the sentence names the keys.
     """
-    classifiers = ("fc.", "head.", "classifier.")
-    load_state(network.backbone, backbone_state(path), f"{path}: backbone", classifiers)
+    idle = ("fc.", "head.", "classifier.", "feature.")
+    load_state(network.backbone, backbone_state(path), f"{path}: backbone", idle)

@@ -95,7 +95,7 @@ class Comparison:
                 not measured again, so that an interrupted run goes on.
 
         Raises:
-            ValueError: `kept` has rows of other settings.
+            OtherRun: `kept` has rows of other settings.
         """
         cells = [(c, m, s) for s in seeds for c in self.conditions for m in self.methods]
         self.key = {  # now: the checkout may have moved on when the last training ends

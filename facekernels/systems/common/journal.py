@@ -7,6 +7,10 @@ from pathlib import Path
 from typing import Any
 
 
+class OtherRun(ValueError):
+    """The rows on disk cannot be compared with those to come."""
+
+
 class Journal:
     """A file of JSON lines: first what the rows have in common, then a row per line.
 
@@ -15,7 +19,7 @@ class Journal:
         key: the common part, of JSON's types.
 
     Raises:
-        ValueError: the file is of another key.
+        OtherRun: the file is of another key.
     """
 
     def __init__(self, path: Path, key: dict[str, Any]) -> None:
@@ -27,7 +31,7 @@ class Journal:
             path.write_text(whole, encoding="utf-8")
         head, *self._lines = whole.splitlines() or [self._head]
         if head != self._head:
-            raise ValueError(
+            raise OtherRun(
                 f"{path} holds rows of another version or other settings: remove it to start "
                 "anew, or choose another folder"
             )

@@ -14,7 +14,7 @@ from facekernels.data.labels import EXPRESSIONS
 from facekernels.systems.common.picture import as_input, beside
 
 if TYPE_CHECKING:
-    from facekernels.systems.swinface.model import FORMAT, SYSTEM, SwinFace
+    from facekernels.systems.swinface.model import SwinFace
 
 _SHOWN = 0.5
 
@@ -98,7 +98,7 @@ def load(path: str | Path) -> SwinFace:
     """
     from facekernels.systems.common.checkpoint import build_network, read_checkpoint
     from facekernels.systems.swinface.checkpoint import load_published
-    from facekernels.systems.swinface.model import SwinFace
+    from facekernels.systems.swinface.model import FORMAT, SYSTEM, SwinFace
 
     loaded = read_checkpoint(path)
     if "state_dict_backbone" in loaded:

@@ -134,7 +134,7 @@ class SwinFaceTask(SystemTask):
         rows = len(batch["image"])
         self.log("train/total", losses["total"], prog_bar=True, batch_size=rows, sync_dist=True)
         self.log_dict({f"train/{name}": value for name, value in losses.items() if name != "total"},
-                      batch_size=rows, sync_dist=True)  # fmt: skip
+                      batch_size=rows)  # fmt: skip
         return losses["total"]
 
     def validation_step(

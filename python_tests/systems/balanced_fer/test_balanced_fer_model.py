@@ -61,6 +61,23 @@ def test_starting_from_a_recognition_backbone(tmp_path: Path) -> None:
         load_backbone(small(), path)
 
 
+def test_the_embedding_of_a_recognition_checkpoint_may_be_on_one_side_only(tmp_path: Path) -> None:
+    """Public ResNet files for expressions hold `feature.weight` of their recognition training."""
+    path, source = tmp_path / "resnet.pt", small()
+    extra = {"feature.weight": torch.zeros(4, 64), "feature.bias": torch.zeros(4)}
+    torch.save({"state_dict": {**source.backbone.state_dict(), **extra}}, path)
+    network = small()
+    load_backbone(network, path)
+
+    options = {"window_size": 4, "embed_dim": 12, "depths": (1, 1), "num_heads": (2, 2)}
+    recognition = SwinTransformer(32, **options)
+    torch.save(recognition.state_dict(), path)
+    without = ExpressionNet("swin_t", image_size=32, **options, embedding_dim=0)
+    load_backbone(without, path)
+    for key, value in without.backbone.state_dict().items():
+        assert torch.equal(value, recognition.state_dict()[key]), key
+
+
 def test_predictions_are_named() -> None:
     found = predict(small(), torch.randint(0, 256, (2, 3, 40, 40), dtype=torch.uint8))
     assert [len(p.probabilities) for p in found] == [7, 7]

@@ -142,6 +142,7 @@ def test_training_goes_on_from_a_whole_network(tmp_path: Path) -> None:
     assert_equal(module.network, source)
     saved(module, data(), 1, own)
     assert_equal(SwinFaceTask(small(), init_network=str(own)).network, module.network)
+    assert_equal(load(own), module.network)
     with pytest.raises(ValueError, match="init_backbone and init_network must not both be given"):
         SwinFaceTask(small(), init_backbone=str(own), init_network=str(own))
     with pytest.raises(FileNotFoundError, match=r"none\.ckpt"):
