@@ -69,9 +69,9 @@ struct BackwardArgs {
   void* d_weight;        // [classes, dim], likewise
   // CUDA only:
   const void* inverse_norms;  // of the forward pass
-  void* d_cos;      // [chunk, batch], accumulate: d_cos / |w_v| of so many classes
-  void* d_cos_cos;  // [chunk], accumulate: sum_b d_cos cos
-  void* partial;    // [splits, batch, dim], accumulate
+  void* d_cos;                // [chunk, batch], accumulate: d_cos / |w_v| of so many classes
+  void* d_cos_cos;            // [chunk], accumulate: sum_b d_cos cos
+  void* partial;              // [splits, batch, dim], accumulate
   int64_t chunk, splits;
 };
 

@@ -231,8 +231,8 @@ inline int64_t most_chunks(const Rows& rows) {
   return std::clamp<int64_t>(divide_up(rows.classes, kBlock), 1, kMaxChunks);
 }
 
-// The same where every part sums a gradient of the embeddings, which beyond the first few parts must
-// not be larger than the part's weights.
+// The same where every part sums a gradient of the embeddings, which beyond the first few parts
+// must not be larger than the part's weights.
 inline int64_t summed_chunks(const Rows& rows) {
   const int64_t most = most_chunks(rows);
   return std::clamp<int64_t>(rows.classes / rows.batch, std::min(kFewChunks, most), most);
